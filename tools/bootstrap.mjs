@@ -1,0 +1,138 @@
+// What every `npm run` command of this repository goes through:
+//
+//   node tools/bootstrap.mjs [--build] [command [arguments...]]
+//
+// On a machine with nothing but Node >= 20 and npm it installs the workspace with the pinned pnpm, puts
+// node_modules/.bin (and so the pinned Node) first on PATH, builds when asked, then becomes the command.
+// With nothing to do it costs a few tenths of a second. Everything it says goes to stderr.
+//
+// Plain JavaScript with no dependency, because it runs on the machine's own Node before anything is installed.
+
+import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { constants } from "node:os";
+import { delimiter, join, dirname } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const bin = join(root, "node_modules", ".bin");
+const windows = process.platform === "win32";
+const oldestNode = 24;
+
+const say = (line) => process.stderr.write(`fa: ${line}\n`);
+
+function stop(line, code = 1) {
+  say(line);
+  process.exit(code);
+}
+
+/** Runs quietly; resolves to the exit code and everything it printed. */
+function capture(command, args, env) {
+  return new Promise((resolve) => {
+    let output = "";
+    const child = spawn(command, args, { cwd: root, env, stdio: ["ignore", "pipe", "pipe"], shell: windows });
+    child.stdout.on("data", (chunk) => (output += chunk));
+    child.stderr.on("data", (chunk) => (output += chunk));
+    child.on("error", (error) => resolve({ code: 127, output: `${output}${error.message}\n` }));
+    child.on("close", (code, signal) => resolve({ code: code ?? 128 + constants.signals[signal], output }));
+  });
+}
+
+// -- install ---------------------------------------------------------------------------------------------------
+
+const stampFile = join(root, "node_modules", ".fa-installed");
+
+/** Changes exactly when an install has something to do. Contents, not times: a checkout rewrites times. */
+function installStamp() {
+  const hash = createHash("sha256").update(`${process.platform}-${process.arch}`);
+  for (const file of ["pnpm-lock.yaml", "pnpm-workspace.yaml"]) hash.update(readFileSync(join(root, file)));
+  return hash.digest("hex");
+}
+
+const isInstalled = () => existsSync(stampFile) && readFileSync(stampFile, "utf8") === installStamp();
+
+const installFailures = [
+  [/ENOSPC|No space left/i, "the disk is full. Free about 1 GB and run the command again."],
+  [
+    /OUTDATED_LOCKFILE|LOCKFILE_CONFIG_MISMATCH/,
+    "a package.json asks for what pnpm-lock.yaml lacks. Run `npx pnpm install` and commit the lock file.",
+  ],
+  [/EACCES|EPERM|EROFS/, "a folder cannot be written (see above). Check who owns the checkout and the npm cache."],
+  [
+    /ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|dns error|error sending request|META_FETCH_FAIL/i,
+    "the package registry cannot be reached. The first run needs the network; check it, or the proxy and registry settings of npm.",
+  ],
+];
+
+async function install() {
+  const { packageManager } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+  say(`installing the workspace with ${packageManager} (only when the lock file changed; under a minute)...`);
+  // CI=true: never ask a question. NODE_ENV=production would leave the tools out.
+  const env = { ...process.env, CI: "true" };
+  delete env.NODE_ENV;
+  const { code, output } = await capture("npx", ["--yes", packageManager, "install", "--frozen-lockfile"], env);
+  if (code === 0) {
+    writeFileSync(stampFile, installStamp());
+    return;
+  }
+  process.stderr.write(output);
+  const cause = installFailures.find(([pattern]) => pattern.test(output))?.[1];
+  stop(`the install failed: ${cause ?? "see pnpm's message above."}`);
+}
+
+// -- build -----------------------------------------------------------------------------------------------------
+
+async function build(env) {
+  const { code, output } = await capture(
+    "turbo",
+    ["run", "build", "--output-logs=errors-only", "--log-order=grouped"],
+    env,
+  );
+  if (code === 0) return;
+  process.stderr.write(output);
+  stop("the build failed, see above.", code);
+}
+
+// -- the command -----------------------------------------------------------------------------------------------
+
+function become([command, ...args], env) {
+  const child = spawn(command, args, { cwd: root, env, stdio: "inherit", shell: windows && command !== "node" });
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
+    process.on(signal, () => {
+      // A terminal sends Ctrl-C to the whole group, the child has it already: a second one would force it to quit.
+      if (signal !== "SIGINT" || !process.stdin.isTTY) child.kill(signal);
+    });
+  }
+  child.on("error", (error) => stop(`cannot run ${command}: ${error.message}`, 127));
+  child.on("exit", (code, signal) => {
+    if (signal === null) process.exit(code);
+    process.removeAllListeners(signal);
+    process.kill(process.pid, signal);
+  });
+}
+
+const nodeMajor = Number(process.versions.node.split(".")[0]);
+if (nodeMajor < 20) stop(`Node 20 or newer is needed to start; this is ${process.version}.`);
+
+const argv = process.argv.slice(2);
+const wantsBuild = argv[0] === "--build";
+if (wantsBuild) argv.shift();
+
+if (!isInstalled()) await install();
+
+if (nodeMajor < oldestNode && !existsSync(join(bin, "node"))) {
+  stop(
+    `no Node comes from npm for ${process.platform}-${process.arch}: install Node ${oldestNode} or newer (this is ${process.version}).`,
+  );
+}
+
+const env = {
+  ...process.env,
+  PATH: [bin, process.env.PATH].join(delimiter),
+  TURBO_TELEMETRY_DISABLED: "1",
+  TURBO_NO_UPDATE_NOTIFIER: "1",
+  DO_NOT_TRACK: "1",
+};
+if (wantsBuild) await build(env);
+if (argv.length > 0) become(argv, env);

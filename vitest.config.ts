@@ -1,0 +1,65 @@
+// Two projects: `node` runs every test but the browser ones, `browser` runs test/**/*.browser.test.ts in headless
+// Chromium. Both resolve @fa/* to the sources (condition "@fa/source"), so no test waits for a build.
+
+import { playwright } from "@vitest/browser-playwright";
+import { defaultClientConditions, defaultServerConditions } from "vite";
+import { defineConfig, type TestProjectInlineConfiguration } from "vitest/config";
+import { findChromium, findOracle, findSoftwareVulkan } from "./tools/test-needs.ts";
+
+const BROWSER_TESTS = "packages/*/test/**/*.browser.test.ts";
+
+/** WebGPU on SwiftShader, and not a word to the network. */
+const CHROMIUM_ARGS = [
+  "--no-sandbox",
+  "--enable-unsafe-webgpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+];
+
+const pathOf = (need: { path?: string | undefined }): string => need.path ?? "";
+
+const node: TestProjectInlineConfiguration = {
+  resolve: { conditions: ["@fa/source", ...defaultServerConditions] },
+  ssr: { resolve: { conditions: ["@fa/source", ...defaultServerConditions] } },
+  test: {
+    name: "node",
+    include: ["packages/*/test/**/*.test.ts", "apps/*/test/**/*.test.ts", "tools/**/*.test.ts"],
+    exclude: [BROWSER_TESTS, "**/node_modules/**"],
+    // Where tests find what lies outside the repository; empty when it is not here.
+    env: { FA_ORACLE: pathOf(findOracle()), FA_VULKAN_ICD: pathOf(findSoftwareVulkan()) },
+    testTimeout: 60_000,
+  },
+};
+
+function browser(executablePath: string): TestProjectInlineConfiguration {
+  return {
+    resolve: { conditions: ["@fa/source", ...defaultClientConditions] },
+    // Cross-origin isolation: SharedArrayBuffer, and with it wasm threads.
+    server: {
+      headers: { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" },
+    },
+    test: {
+      name: "browser",
+      include: [BROWSER_TESTS],
+      testTimeout: 60_000,
+      browser: {
+        enabled: true,
+        headless: true,
+        screenshotFailures: false,
+        provider: playwright({ launchOptions: { executablePath, args: CHROMIUM_ARGS } }),
+        instances: [{ browser: "chromium" }],
+      },
+    },
+  };
+}
+
+const chromium = findChromium();
+
+export default defineConfig({
+  test: {
+    projects: chromium.found ? [node, browser(chromium.path)] : [node],
+  },
+});
