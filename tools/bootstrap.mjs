@@ -134,5 +134,7 @@ const env = {
   TURBO_NO_UPDATE_NOTIFIER: "1",
   DO_NOT_TRACK: "1",
 };
+// Some of the tools colour a pipe as they would a terminal.
+if (!process.stdout.isTTY && !env.FORCE_COLOR) env.NO_COLOR = "1";
 if (wantsBuild) await build(env);
 if (argv.length > 0) become(argv, env);

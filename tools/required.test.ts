@@ -1,0 +1,25 @@
+import { expect, test } from "vitest";
+import { missingRequired, type Ran } from "./required.ts";
+
+const all: readonly Ran[] = [
+  { project: "node", file: "packages/conformance/test/conformance.reference.test.ts", passed: 9 },
+  { project: "node", file: "packages/conformance/test/conformance.wasm.test.ts", passed: 9 },
+  { project: "browser", file: "packages/backend-wasm/test/conformance.wasm.browser.test.ts", passed: 1 },
+];
+
+test("nothing is missing when every required back end ran", () => {
+  expect(missingRequired(all)).toEqual([]);
+});
+
+test("a back end that did not run is named", () => {
+  expect(missingRequired([])).toEqual(["reference in Node", "wasm in Node", "wasm in Chromium"]);
+  expect(missingRequired(all.slice(0, 2))).toEqual(["wasm in Chromium"]);
+});
+
+test("a file whose tests were all skipped or failed does not count", () => {
+  expect(missingRequired(all.with(1, { ...all[1], passed: 0 }))).toEqual(["wasm in Node"]);
+});
+
+test("the same file in another project does not count", () => {
+  expect(missingRequired(all.with(2, { ...all[2], project: "node" }))).toEqual(["wasm in Chromium"]);
+});
