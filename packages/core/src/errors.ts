@@ -1,0 +1,128 @@
+/**
+ * What went wrong, as a value that a program can branch on.
+ *
+ * - `FA_SHAPE` sizes or ranks do not fit together
+ * - `FA_DTYPE` an element type that is not accepted there, or mixed types
+ * - `FA_OPTION` an option that is unknown, or whose value breaks its rule
+ * - `FA_TENSOR` something that is not a usable tensor or buffer here (another instance's, detached, resizable)
+ * - `FA_DISPOSED` a tensor or an `Attention` used after `dispose()`
+ * - `FA_UNSUPPORTED` a correct problem that this back end refuses, with the reason
+ * - `FA_UNAVAILABLE` no back end could be opened
+ * - `FA_OUT_OF_MEMORY` memory of the host or device ran out; nothing was lost and the next call works
+ * - `FA_DEVICE_LOST` the device went away; open a new `Attention`
+ * - `FA_BACKEND` the back end itself failed
+ */
+export type FaErrorCode =
+  | "FA_SHAPE"
+  | "FA_DTYPE"
+  | "FA_OPTION"
+  | "FA_TENSOR"
+  | "FA_DISPOSED"
+  | "FA_UNSUPPORTED"
+  | "FA_UNAVAILABLE"
+  | "FA_OUT_OF_MEMORY"
+  | "FA_DEVICE_LOST"
+  | "FA_BACKEND";
+
+/** The one error type of every `@fa/*` package. The message says where, the rule, what came, and what to do. */
+export class FaError extends Error {
+  override readonly name: string = "FaError";
+  readonly code: FaErrorCode;
+
+  constructor(code: FaErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+  }
+}
+
+/** The four parts of every message: `where: rule; got received. fix`. */
+export interface Complaint {
+  /** The call and its argument: `attention(k)`. */
+  readonly where: string;
+  /** What has to hold: `Hkv must divide H`. */
+  readonly rule: string;
+  /** What came: `Hkv=3, H=8`. */
+  readonly got: string;
+  /** What to do about it, as a sentence. */
+  readonly fix: string;
+}
+
+/** Throws the `FaError` that a complaint describes. */
+export function refuse(code: FaErrorCode, { where, rule, got, fix }: Complaint): never {
+  throw new FaError(code, `${where}: ${rule}; got ${got}. ${fix}`);
+}
+
+const MAX_SHOWN = 60;
+
+/** A value as it appears in an error message: short, one line, never throwing. */
+export function show(value: unknown): string {
+  let text: string;
+  switch (typeof value) {
+    case "string":
+      text = JSON.stringify(value);
+      break;
+    case "bigint":
+      text = `${value}n`;
+      break;
+    case "function":
+      text = `a function`;
+      break;
+    case "object":
+      text = showObject(value);
+      break;
+    default:
+      text = String(value);
+  }
+  return text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN - 3)}...` : text;
+}
+
+function showObject(value: object | null): string {
+  if (value === null) return "null";
+  if (Array.isArray(value)) return `[${value.slice(0, 8).map(show).join(", ")}${value.length > 8 ? ", ..." : ""}]`;
+  const tag = Object.prototype.toString.call(value).slice(8, -1);
+  if (ArrayBuffer.isView(value)) return `${tag}(${(value as Uint8Array).length ?? value.byteLength})`;
+  if (tag !== "Object") return `${/^[AEIOU]/.test(tag) ? "an" : "a"} ${tag}`;
+  const keys = Object.keys(value);
+  return `{ ${keys.slice(0, 4).join(", ")}${keys.length > 4 ? ", ..." : ""} }`;
+}
+
+/**
+ * Rejects names that an options object may not hold, suggesting the nearest one that it may.
+ * A misspelt option that is silently ignored computes something else than was asked.
+ */
+export function checkNames(where: string, options: object, known: readonly string[]): void {
+  for (const name of Object.keys(options)) {
+    if (known.includes(name)) continue;
+    const near = nearest(name, known);
+    refuse("FA_OPTION", {
+      where,
+      rule: "every option must be a known one",
+      got: `unknown option ${show(name)}`,
+      fix: near ? `Did you mean ${show(near)}?` : `Known options: ${known.join(", ")}.`,
+    });
+  }
+}
+
+/** The known name that is fewest edits away, if it is near enough to be what was meant. */
+export function nearest(name: string, known: readonly string[]): string | undefined {
+  let best: string | undefined;
+  let bestEdits = Math.max(2, Math.floor(name.length / 2)) + 1;
+  for (const candidate of known) {
+    const edits = editDistance(name.toLowerCase(), candidate.toLowerCase());
+    if (edits < bestEdits) [best, bestEdits] = [candidate, edits];
+  }
+  return best;
+}
+
+/** Levenshtein distance by one rolling row. */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      next[j] = Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1));
+    }
+    row = next;
+  }
+  return row[b.length]!;
+}

@@ -1,0 +1,97 @@
+import type { Backend } from "./backend.ts";
+import { bytesPerElement, decode, encode, type FloatDType } from "./dtype.ts";
+import { plan } from "./plan.ts";
+import { philox4x32 } from "./philox.ts";
+import { attentionProblem, outShape, type AttentionOptionsOf, type TensorSpec } from "./problem.ts";
+import { elementsOf } from "./tensor.ts";
+
+/** A problem to time candidates on: sizes and the options that need no tensor. */
+export interface MeasuredProblem {
+  readonly B?: number | undefined;
+  readonly H?: number | undefined;
+  readonly Hkv?: number | undefined;
+  readonly Sq?: number | undefined;
+  readonly Skv?: number | undefined;
+  readonly D?: number | undefined;
+  readonly Dv?: number | undefined;
+  readonly dtype?: FloatDType | undefined;
+  readonly options?: AttentionOptionsOf<never> | undefined;
+}
+
+export type Measurement =
+  | { readonly ok: true; readonly ms: number; readonly out: Float32Array }
+  | { readonly ok: false; readonly reason: string };
+
+/** A candidate is run for at most about this long. */
+const BUDGET_MS = 100;
+const MAX_REPEATS = 20;
+/** Candidates may differ by rounding only: half types round P and out once each. */
+const TOLERANCE: Readonly<Record<FloatDType, number>> = {
+  float32: 1e-4,
+  float16: 4e-3,
+  bfloat16: 3e-2,
+  float8e4m3: 1.5e-1,
+};
+
+/**
+ * Times one open back end on a problem: the fastest of several calls, after one that is checked against `expected`.
+ * @throws FaError FA_SHAPE or FA_OPTION when the problem itself is malformed
+ */
+export async function measure(
+  backend: Backend,
+  { B = 1, H = 4, Hkv = H, Sq = 256, Skv = Sq, D = 64, Dv = D, dtype = "float32", options = {} }: MeasuredProblem,
+  expected: Float32Array | undefined,
+): Promise<Measurement> {
+  const inputs: Record<"q" | "k" | "v", TensorSpec> = {
+    q: { shape: [B, H, Sq, D], dtype },
+    k: { shape: [B, Hkv, Skv, D], dtype },
+    v: { shape: [B, Hkv, Skv, Dv], dtype },
+  };
+  const problem = attentionProblem(inputs, { ...options, layout: "bhsd" });
+  const planned = plan(problem, backend.capabilities, backend.kernels);
+  if (!planned.ok) return { ok: false, reason: planned.reasons.map(({ reason }) => reason).join("; ") };
+  try {
+    const contents = Object.entries(inputs).map(([name, { shape }], n) => {
+      const bytes = encode(dtype, noise(elementsOf(shape), n));
+      return [name, backend.allocate(bytes.byteLength, bytes)] as const;
+    });
+    const out = backend.allocate(elementsOf(outShape(problem)) * bytesPerElement(problem.resultDType));
+    const bindings = { ...Object.fromEntries(contents), out };
+    await backend.run(planned, bindings);
+    const result = Float32Array.from(decode(problem.resultDType, await backend.read(out)));
+    const off = expected ? largestDifference(result, expected) : 0;
+    if (!(off <= TOLERANCE[dtype])) return { ok: false, reason: `its result is off by ${off.toExponential(1)}` };
+    let ms = Infinity;
+    const deadline = performance.now() + BUDGET_MS;
+    for (let repeat = 0; repeat < MAX_REPEATS && (repeat === 0 || performance.now() < deadline); repeat++) {
+      const start = performance.now();
+      await backend.run(planned, bindings);
+      await backend.sync();
+      ms = Math.min(ms, performance.now() - start);
+    }
+    for (const buffer of Object.values(bindings)) backend.free(buffer);
+    return { ok: true, ms, out: result };
+  } catch (error) {
+    return { ok: false, reason: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+/** Numbers in [-1, 1), the same on every machine. */
+function noise(elements: number, stream: number): Float32Array {
+  const values = new Float32Array(elements);
+  const words = new Uint32Array(4);
+  for (let n = 0; n < elements; n++) {
+    if (n % 4 === 0) philox4x32([n / 4, stream, 0, 0], [0, 0], undefined, words);
+    values[n] = words[n % 4]! / 2 ** 31 - 1;
+  }
+  return values;
+}
+
+function largestDifference(a: Float32Array, b: Float32Array): number {
+  let largest = 0;
+  for (let n = 0; n < a.length; n++) {
+    const difference = Math.abs(a[n]! - b[n]!);
+    if (!(difference <= largest)) largest = difference;
+  }
+  return largest;
+}
