@@ -42,9 +42,9 @@ def solve_linear():
         ("odd", (5,), 7, 3, False, [3], "no bias, nothing a multiple of anything"),
         ("one_row", (1,), 65, 67, True, [67], "a vector times a matrix"),
         ("tall", (131,), 5, 9, True, [9], "many rows, short dot products"),
-        ("long_dot", (3,), 515, 17, True, [17], "a long dot product with a tail"),
-        ("fused_qkv", (2, 17), 48, 144, True, [48, 48, 48], "q, k, v of equal width"),
-        ("fused_qkv_gqa", (3, 11), 40, 80, True, [40, 20, 20], "grouped heads: k and v narrower than q"),
+        ("long_dot", (3,), 515, 9, True, [9], "a long dot product with a tail"),
+        ("fused_qkv", (2, 9), 24, 72, True, [24, 24, 24], "q, k, v of equal width"),
+        ("fused_qkv_gqa", (3, 7), 40, 80, True, [40, 20, 20], "grouped heads: k and v narrower than q"),
         ("uneven_split", (2, 3, 5), 33, 31, False, [1, 23, 7], "odd splits of an odd width, three leading axes"),
     ]:
         assert sum(splits) == N
