@@ -2,8 +2,8 @@
 //
 // Runs vitest (in Node and in headless Chromium), then the steps that are no vitest tests, names each skip with its
 // reason, and ends with one line, alone: `N passed, N failed, N skipped`. With CI=true or FA_REQUIRE_ALL=1 a required
-// back end (tools/required.ts) or step that did not run is a failure, and `npm run check` is a step. With filters the
-// steps are left out.
+// back end (tools/required.ts) or step that did not run is a failure, and `npm run check` and
+// `npm run release-test` are steps too. With filters the steps are left out.
 
 import { spawnSync } from "node:child_process";
 import { globSync } from "node:fs";
@@ -40,6 +40,11 @@ const wasmIsCurrent: Step = {
 const checkIsClean: Step = {
   name: "npm run check",
   run: () => runs(process.execPath, ["tools/check.ts"], "see above; npm run format mends what can be mended"),
+};
+
+const releases: Step = {
+  name: "npm run release-test",
+  run: () => runs(process.execPath, ["tools/release-test.ts"], "see above"),
 };
 
 const requireAll = process.env["FA_REQUIRE_ALL"] === "1" || /^(1|true)$/.test(process.env["CI"] ?? "");
@@ -88,7 +93,7 @@ if (!chromium.found) {
     skips.push(`${file}: ${chromium.why}`);
 }
 
-const steps = partial ? [] : requireAll ? [wasmIsCurrent, checkIsClean] : [wasmIsCurrent];
+const steps = partial ? [] : requireAll ? [wasmIsCurrent, checkIsClean, releases] : [wasmIsCurrent];
 for (const { name, run } of steps) {
   const outcome = run();
   if (outcome.state === "passed") passed += 1;
