@@ -1,0 +1,201 @@
+// Gradients of attention, tile by tile, P recomputed from lse (FlashAttention-2, algorithm 2; the sums are the same, the
+// loops run over blocks of query rows outside and keys inside, so that dq is finished with its block).
+//   faBackwardPack    once for a (batch, key head): K and V as panels, dk and dv to 0
+//   faBackwardRows    one block of at most Br query rows of one head: writes dq, adds to dk, dv, dbias, dsink
+//   faBackwardFinish  once all heads of the group are through: writes dk and dv
+//
+//   Delta = rowsum(dout * out)       P  = exp(s - lse)             dv += dropout(P)^T dout
+//   dP = dropout(dout v^T)           dS = P * (dP - Delta)         dk += dS^T q scale        dq = dS k scale
+#include "micro.h"
+#include "pack.h"
+#include "score.h"
+
+DEFINE_GEMM(productRows, ROWS, SET)
+DEFINE_GEMM(productDq, ROWS, ADD)
+DEFINE_GEMM(productKeys, TRANSPOSED, ADD)
+
+EXPORT(faBackwardPack) void faBackwardPack(const BackwardParams *p) {
+  Matrix k = {p->k, p->dtype, p->kStride}, v = {p->v, p->dtype, p->vStride};
+  u32 Bc8 = roundUp(p->Bc, 8), tiles = ceilDiv(p->Skv, p->Bc), keyRows = roundUp(p->Bc, MR);
+  for (u32 tile = 0, key = 0; tile < tiles; tile++, key += p->Bc) {
+    u32 keys = minU(p->Bc, p->Skv - key);
+    packTransposed(p->kColumns + tile * Bc8 * p->D, k, key, keys, p->D);
+    packTransposed(p->vColumns + tile * Bc8 * p->Dv, v, key, keys, p->Dv);
+    p->kFinite[tile] = (u8)packPanels(p->kPanels + key * 8, p->Skv * 8, k, key, keys, p->D, 1);
+  }
+  fillZero(p->dkAcc, tiles * keyRows * roundUp(p->D, 8) * 4);
+  fillZero(p->dvAcc, tiles * keyRows * roundUp(p->Dv, 8) * 4);
+}
+
+// ---- setup: Delta [rows], lse [rows]
+// Four rows at a time, each summed over d in the order of the dP product: where a row's softmax is all on one key, out is
+// that value row, dP equals Delta to the last bit and dS is exactly 0.
+HOT static vec deltaRows(const f32 *dout, const f32 *out, u32 ld, u32 n) {
+  vec sum = splat(0);
+  for (u32 d = 0; d < n; d++) {
+    vec a = wasm_f32x4_make(dout[d], dout[d + ld], dout[d + 2 * ld], dout[d + 3 * ld]);
+    vec b = wasm_f32x4_make(out[d], out[d + ld], out[d + 2 * ld], out[d + 3 * ld]);
+    sum = madd(a, b, sum);
+  }
+  return sum;
+}
+
+static void setup(const BackwardParams *p, u32 Dv8) {
+  for (u32 r = 0; r < p->rowCount; r += 4) store(p->delta + r, deltaRows(p->doutRows + r * Dv8, p->outRows + r * Dv8, Dv8, p->Dv));
+  for (u32 r = 0; r < p->rowCount; r++) {
+    f32 lse = p->lse[p->rowBegin + r];
+    p->rowLse[r] = lse == -INFINITY_F ? 0 : lse; // a row that sees no key: exp(-Infinity - 0) = 0
+    if (p->dsink && p->sink != -INFINITY_F) *p->dsink -= expOf((f64)p->sink - (f64)lse) * (f64)p->delta[r];
+  }
+}
+
+// ---- load: q, dout and out of the block as rows, q (times scale) and dout as panels too
+typedef struct {
+  u32 q, dout;
+} Finite;
+
+static Finite loadRows(const BackwardParams *p, u32 D8, u32 Dv8) {
+  Matrix q = {p->q, p->dtype, p->qStride}, dout = {p->dout, p->resultDtype, p->outStride};
+  Matrix out = {p->out, p->resultDtype, p->outStride};
+  u32 padding = roundUp(p->rowCount, 12) - p->rowCount;
+  packRows(p->qRows, D8, q, p->rowBegin, p->rowCount, p->D, p->scale);
+  packRows(p->doutRows, Dv8, dout, p->rowBegin, p->rowCount, p->Dv, 1);
+  packRows(p->outRows, Dv8, out, p->rowBegin, p->rowCount, p->Dv, 1);
+  fillZero(p->qRows + p->rowCount * D8, padding * D8 * 4);
+  fillZero(p->doutRows + p->rowCount * Dv8, padding * Dv8 * 4);
+  fillZero(p->outRows + p->rowCount * Dv8, padding * Dv8 * 4);
+  Finite finite = {
+      packPanels(p->qPanels, p->Br * 8, q, p->rowBegin, p->rowCount, p->D, p->scale),
+      packPanels(p->doutPanels, p->Br * 8, dout, p->rowBegin, p->rowCount, p->Dv, 1),
+  };
+  fillZero(p->dqAcc, roundUp(p->rowCount, MR) * D8 * 4);
+  return finite;
+}
+
+// ---- softmax: P [rows][Bc8] = exp(s - lse), then dS = P * (dropout(dP) - Delta) and dropout(P) in place
+HOT static void probabilityRow(f32 *s, u32 n8, f32 lse) {
+  for (u32 c = 0; c < n8; c += 4) store(s + c, exp2v(mul(sub(load(s + c), splat(lse)), splat(LOG2E))));
+}
+
+HOT static void gradientRow(f32 *probs, f32 *grads, u32 n8, f32 delta) {
+  for (u32 c = 0; c < n8; c += 4) store(grads + c, mul(load(probs + c), sub(load(grads + c), splat(delta))));
+}
+
+HOT static void gradientDropoutRow(f32 *probs, f32 *grads, const f32 *factors, u32 n, f32 delta) {
+  for (u32 c = 0; c < n; c++) {
+    f32 p = probs[c], factor = factors[c];
+    grads[c] = p * (grads[c] * factor - delta);
+    probs[c] = p * factor;
+  }
+}
+
+HOT static void multiplyRow(f32 *row, const f32 *factors, u32 n8) {
+  for (u32 c = 0; c < n8; c += 4) store(row + c, mul(load(row + c), load(factors + c)));
+}
+
+// dbias of the tile: dS summed over the dimensions along which bias repeats. Tiles come in a fixed order.
+#define DEFINE_ADD_BIAS(name, type)                                                                                    \
+  HOT static void name(type *to, u32 keyStride, const f32 *grads, u32 n) {                                             \
+    if (keyStride) {                                                                                                   \
+      for (u32 c = 0; c < n; c++) to[c] += (type)grads[c];                                                             \
+    } else {                                                                                                           \
+      type sum = 0;                                                                                                    \
+      for (u32 c = 0; c < n; c++) sum += (type)grads[c];                                                               \
+      *to += sum;                                                                                                      \
+    }                                                                                                                  \
+  }
+DEFINE_ADD_BIAS(addBiasSingle, f32)
+DEFINE_ADD_BIAS(addBiasDouble, f64)
+
+static void gradientTile(const BackwardParams *p, Tile tile, Visibility visibility, u32 ld) {
+  u32 keys8 = roundUp(tile.keys, 8);
+  for (u32 r = 0; r < tile.rows; r++) {
+    f32 *probs = p->probs + r * ld, *grads = p->grads + r * ld;
+    u32 i = tile.rowBegin + r;
+    probabilityRow(probs, keys8, p->rowLse[r]);
+    if (p->score.dropout) {
+      const f32 *factors = dropoutFactors(&p->score, p->line, i, tile.keyBegin, tile.keys);
+      gradientDropoutRow(probs, grads, factors, tile.keys, p->delta[r]);
+    } else gradientRow(probs, grads, keys8, p->delta[r]);
+    if (visibility == PARTIAL) hideRow(&p->score, grads, i, tile.keyBegin, tile.keys, 0); // 0 * NaN came from a hidden v
+    if (p->dbias) {
+      u32 at = i * p->dbiasRowStride + tile.keyBegin * p->dbiasKeyStride;
+      if (p->dbiasDouble) addBiasDouble((f64 *)p->dbias + at, p->dbiasKeyStride, grads, tile.keys);
+      else addBiasSingle((f32 *)p->dbias + at, p->dbiasKeyStride, grads, tile.keys);
+    }
+    if (p->score.softcap) multiplyRow(grads, p->capGrads + r * ld, keys8);
+  }
+}
+
+// ---- accumulate: dv [keys][Dv8] += dropout(P)^T dout, dk [keys][D8] += dS^T q scale, dq [rows][D8] += dS k
+// As in the forward, a tile that hides something and whose right operand is not finite goes pair by pair.
+HOT static void addScaled(f32 *to, f32 weight, const f32 *from, u32 panelStride, u32 n8) {
+  for (u32 d = 0; d < n8; d += 8, from += panelStride) {
+    store(to + d, madd(splat(weight), load(from), load(to + d)));
+    store(to + d + 4, madd(splat(weight), load(from + 4), load(to + d + 4)));
+  }
+}
+
+static void keysVisible(const BackwardParams *p, Tile tile, f32 *to, u32 n8, const f32 *weights, u32 ld, const f32 *rows) {
+  for (u32 r = 0; r < tile.rows; r++)
+    for (u32 c = 0; c < tile.keys; c++)
+      if (visible(&p->score, tile.rowBegin + r, tile.keyBegin + c))
+        addScaled(to + c * n8, weights[r * ld + c], rows + r * n8, 8, n8);
+}
+
+static void dqVisible(const BackwardParams *p, Tile tile, u32 D8, u32 ld) {
+  for (u32 r = 0; r < tile.rows; r++)
+    for (u32 c = 0; c < tile.keys; c++)
+      if (visible(&p->score, tile.rowBegin + r, tile.keyBegin + c))
+        addScaled(p->dqAcc + r * D8, p->grads[r * ld + c], p->kPanels + (tile.keyBegin + c) * 8, p->Skv * 8, D8);
+}
+
+// ---- finish: rows of f32 accumulators, times a factor, to a tensor
+static void writeRows(void *to, u32 dtype, u32 stride, u32 rowBegin, f32 *acc, u32 rows, u32 n, f32 scale) {
+  u32 n8 = roundUp(n, 8);
+  for (u32 r = 0; r < rows; r++, acc += n8) {
+    for (u32 d = 0; d < n8; d += 4) store(acc + d, mul(load(acc + d), splat(scale)));
+    fromF32(elementAtW(to, dtype, (rowBegin + r) * stride), acc, n, dtype);
+  }
+}
+
+EXPORT(faBackwardRows) void faBackwardRows(const BackwardParams *p) {
+  u32 D8 = roundUp(p->D, 8), Dv8 = roundUp(p->Dv, 8), Bc8 = roundUp(p->Bc, 8), keyRows = roundUp(p->Bc, MR);
+  u32 steps = p->score.softcap || p->score.bias || p->score.slope;
+  Finite finite = loadRows(p, D8, Dv8);
+  setup(p, Dv8);
+  for (u32 index = p->keyBegin / p->Bc, key = index * p->Bc; key < p->keyEnd; index++, key += p->Bc) {
+    u32 keys = minU(p->Bc, p->Skv - key), keys8 = roundUp(keys, 8);
+    Tile tile = {p->rowBegin, p->rowCount, key, keys};
+    Visibility visibility = tileVisibility(&p->score, tile, key >= p->fullBegin && key + keys <= p->fullEnd);
+    if (visibility == EMPTY) continue;
+
+    // ---- scores: S [rows][Bc8] = scale q k^T, then the score program; dP [rows][Bc8] = dout v^T
+    productRows(p->probs, Bc8, p->rowCount, keys8, p->qRows, D8, p->kColumns + index * Bc8 * p->D, p->D * 8, p->D, 0);
+    productRows(p->grads, Bc8, p->rowCount, keys8, p->doutRows, Dv8, p->vColumns + index * Bc8 * p->Dv, p->Dv * 8, p->Dv, 0);
+    if (steps || visibility == PARTIAL || keys != keys8)
+      scoreTile(&p->score, tile, visibility, p->probs, p->capGrads, Bc8, p->line);
+
+    gradientTile(p, tile, visibility, Bc8);
+
+    f32 *dv = p->dvAcc + index * keyRows * Dv8, *dk = p->dkAcc + index * keyRows * D8;
+    if (visibility == PARTIAL && !finite.dout) keysVisible(p, tile, dv, Dv8, p->probs, Bc8, p->doutRows);
+    else productKeys(dv, Dv8, keys, Dv8, p->probs, Bc8, p->doutPanels, p->Br * 8, p->rowCount, 0);
+
+    if (visibility == PARTIAL && !finite.q) keysVisible(p, tile, dk, D8, p->grads, Bc8, p->qRows);
+    else productKeys(dk, D8, keys, D8, p->grads, Bc8, p->qPanels, p->Br * 8, p->rowCount, 0);
+
+    if (visibility == PARTIAL && !p->kFinite[index]) dqVisible(p, tile, D8, Bc8);
+    else productDq(p->dqAcc, D8, p->rowCount, D8, p->grads, Bc8, p->kPanels + key * 8, p->Skv * 8, keys, 0);
+  }
+  writeRows(p->dq, p->resultDtype, p->qStride, p->rowBegin, p->dqAcc, p->rowCount, p->D, p->scale);
+}
+
+EXPORT(faBackwardFinish) void faBackwardFinish(const BackwardParams *p) {
+  u32 keyRows = roundUp(p->Bc, MR);
+  for (u32 tile = 0, key = 0; key < p->Skv; tile++, key += p->Bc) {
+    u32 keys = minU(p->Bc, p->Skv - key);
+    writeRows(p->dk, p->resultDtype, p->kStride, key, p->dkAcc + tile * keyRows * roundUp(p->D, 8), keys, p->D, 1);
+    writeRows(p->dv, p->resultDtype, p->vStride, key, p->dvAcc + tile * keyRows * roundUp(p->Dv, 8), keys, p->Dv, 1);
+  }
+}

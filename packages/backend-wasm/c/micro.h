@@ -1,0 +1,69 @@
+// The one inner loop of this back end.
+//
+//   C [MR x 8]  =  AB  or  C + AB  or  rowScale C + AB       A [MR x n]: element (r, k) at a[r * stride + k] (ROWS)
+//                                                                                  or at a[k * stride + r] (TRANSPOSED)
+//                                                            B [n x 8]: a packed panel, the 8 columns of one k together
+//
+// AB stays in 2 MR registers (x64 has 16: 6 x 8 leaves one for A and two for B) and meets C at the end, so rounding errors
+// grow with the number of tiles and not with the number of terms. Operands are padded to whole panels, so there are no
+// tails: a padded row of A or column of B changes only a padded row or column of C.
+#pragma once
+#include "simd.h"
+
+#define NR 8 // columns of a panel: two vectors
+
+// Rows of a register block; the one place that chooses (NOTES.md has the measurements). With FMA 6 rows fit the registers;
+// mul and add need one more for each product, and 6 rows then spill.
+#ifdef __wasm_relaxed_simd__
+#define MR 6
+#else
+#define MR 4
+#endif
+
+typedef enum { SET, ADD, SCALE_ADD } Update; // C = AB, C += AB, C = rowScale[r] C + AB
+typedef enum { ROWS, TRANSPOSED } Order;
+
+INLINE void microKernel(const Order order, const Update update, f32 *restrict c, u32 ldc, const f32 *restrict a, u32 stride,
+                        const f32 *restrict b, u32 n, const f32 *restrict rowScale) {
+  vec acc[MR][2];
+#pragma unroll
+  for (u32 r = 0; r < MR; r++) acc[r][0] = acc[r][1] = splat(0);
+  for (u32 k = 0; k < n; k++) {
+    vec b0 = load(b), b1 = load(b + 4);
+#pragma unroll
+    for (u32 r = 0; r < MR; r++) {
+      vec x = loadSplat(order == ROWS ? a + r * stride : a + r);
+      acc[r][0] = madd(x, b0, acc[r][0]);
+      acc[r][1] = madd(x, b1, acc[r][1]);
+    }
+    a += order == ROWS ? 1 : stride;
+    b += NR;
+  }
+#pragma unroll
+  for (u32 r = 0; r < MR; r++, c += ldc) {
+    if (update == ADD) {
+      acc[r][0] = add(acc[r][0], load(c));
+      acc[r][1] = add(acc[r][1], load(c + 4));
+    } else if (update == SCALE_ADD) {
+      vec scale = loadSplat(rowScale + r);
+      acc[r][0] = madd(scale, load(c), acc[r][0]);
+      acc[r][1] = madd(scale, load(c + 4), acc[r][1]);
+    }
+    store(c, acc[r][0]);
+    store(c + 4, acc[r][1]);
+  }
+}
+
+// Defines name(): C [rows x columns] in register blocks, rows rounded up to MR and columns to 8. Panel p of B starts at
+// b + p * panelStride and stays in the first-level cache while all rows of A pass by.
+#define DEFINE_GEMM(name, order, update)                                                                               \
+  HOT static void name##Block(f32 *c, u32 ldc, const f32 *a, u32 stride, const f32 *b, u32 n, const f32 *rowScale) {   \
+    microKernel(order, update, c, ldc, a, stride, b, n, rowScale);                                                     \
+  }                                                                                                                    \
+  HOT static void name(f32 *c, u32 ldc, u32 rows, u32 columns, const f32 *a, u32 stride, const f32 *b,                 \
+                       u32 panelStride, u32 n, const f32 *rowScale) {                                                  \
+    for (u32 column = 0; column < columns; column += NR, b += panelStride)                                             \
+      for (u32 row = 0; row < rows; row += MR)                                                                         \
+        name##Block(c + row * ldc + column, ldc, a + row * (order == ROWS ? stride : 1), stride, b, n,                 \
+                    update == SCALE_ADD ? rowScale + row : rowScale);                                                  \
+  }

@@ -1,0 +1,26 @@
+// The score program on one tile: rows i = rowBegin.., keys j = keyBegin.. (keys <= Bc), scores [rows][ld].
+//   scale (in q already) -> softcap -> bias -> ALiBi -> visibility; dropout later, on the probabilities
+#pragma once
+#include "params.h"
+#include "simd.h"
+
+typedef enum { EMPTY, PARTIAL, FULL } Visibility;
+
+typedef struct {
+  u32 rowBegin, rows, keyBegin, keys;
+} Tile;
+
+// What the tile shows. insideBand: the caller knows from the key range that the band hides nothing.
+Visibility tileVisibility(const ScoreParams *p, Tile tile, u32 insideBand);
+
+u32 visible(const ScoreParams *p, u32 i, u32 j);
+
+// Raw scores become final ones, hidden and padded keys -Infinity. capGrads [rows][ld] receives the derivative of softcap
+// when both are there. line: scratch for one row of keys.
+void scoreTile(const ScoreParams *p, Tile tile, Visibility visibility, f32 *scores, f32 *capGrads, u32 ld, f32 *line);
+
+// Sets the entries of one row that are hidden to a value.
+void hideRow(const ScoreParams *p, f32 *row, u32 i, u32 keyBegin, u32 keys, f32 value);
+
+// Dropout factors of row i for the tile's keys: 0 or 1 / (1 - p). Returns where in line the first one is.
+const f32 *dropoutFactors(const ScoreParams *p, f32 *line, u32 i, u32 keyBegin, u32 keys);

@@ -1,0 +1,179 @@
+/**
+ * The structs of `c/params.h`: the same fields in the same order, 4 bytes each. A test compares the two.
+ */
+import type { FloatDType } from "@fa/core";
+
+export type FieldType = "u32" | "i32" | "f32" | "pointer";
+export type Fields = Readonly<Record<string, FieldType>>;
+export type Values = Readonly<Record<string, number>>;
+
+/** dtype codes of `c/dtype.h`. */
+export const DTYPE_CODES: Readonly<Record<FloatDType, number>> = { float32: 0, float16: 1, bfloat16: 2, float8e4m3: 3 };
+
+export const SCORE_PARAMS: Fields = {
+  softcap: "f32",
+  bias: "pointer",
+  biasDtype: "u32",
+  biasRowStride: "u32",
+  biasKeyStride: "u32",
+  slope: "f32",
+  diagonal: "i32",
+  bandLo: "i32",
+  bandHi: "i32",
+  mask: "pointer",
+  maskRowStride: "u32",
+  maskKeyStride: "u32",
+  dropout: "u32",
+  dropBelow: "u32",
+  keepScale: "f32",
+  seedLow: "u32",
+  seedHigh: "u32",
+  dropoutOffset: "u32",
+  dropoutHead: "u32",
+};
+
+/** The block of rows, and what it sees: the fields that change from call to call. */
+const BLOCK: Fields = {
+  rowBegin: "u32",
+  rowCount: "u32",
+  keyBegin: "u32",
+  fullBegin: "u32",
+  fullEnd: "u32",
+  keyEnd: "u32",
+};
+
+const SIZES: Fields = {
+  Skv: "u32",
+  D: "u32",
+  Dv: "u32",
+  Br: "u32",
+  Bc: "u32",
+  dtype: "u32",
+  resultDtype: "u32",
+  scale: "f32",
+  sink: "f32",
+};
+
+export const FORWARD_PARAMS: Fields = {
+  ...SCORE_PARAMS,
+  ...SIZES,
+  q: "pointer",
+  k: "pointer",
+  v: "pointer",
+  out: "pointer",
+  lse: "pointer",
+  qStride: "u32",
+  kStride: "u32",
+  vStride: "u32",
+  outStride: "u32",
+  kColumns: "pointer",
+  vPanels: "pointer",
+  vFinite: "pointer",
+  qRows: "pointer",
+  scores: "pointer",
+  acc: "pointer",
+  rowMax: "pointer",
+  rowSum: "pointer",
+  rowScale: "pointer",
+  line: "pointer",
+  ...BLOCK,
+};
+
+export const BACKWARD_PARAMS: Fields = {
+  ...SCORE_PARAMS,
+  ...SIZES,
+  q: "pointer",
+  k: "pointer",
+  v: "pointer",
+  out: "pointer",
+  lse: "pointer",
+  dout: "pointer",
+  dq: "pointer",
+  dk: "pointer",
+  dv: "pointer",
+  dsink: "pointer",
+  dbias: "pointer",
+  dbiasDouble: "u32",
+  dbiasRowStride: "u32",
+  dbiasKeyStride: "u32",
+  qStride: "u32",
+  kStride: "u32",
+  vStride: "u32",
+  outStride: "u32",
+  kColumns: "pointer",
+  vColumns: "pointer",
+  kPanels: "pointer",
+  kFinite: "pointer",
+  dkAcc: "pointer",
+  dvAcc: "pointer",
+  qRows: "pointer",
+  qPanels: "pointer",
+  doutRows: "pointer",
+  doutPanels: "pointer",
+  outRows: "pointer",
+  dqAcc: "pointer",
+  probs: "pointer",
+  grads: "pointer",
+  capGrads: "pointer",
+  rowLse: "pointer",
+  delta: "pointer",
+  line: "pointer",
+  ...BLOCK,
+};
+
+export const LINEAR_PARAMS: Fields = {
+  M: "u32",
+  N: "u32",
+  K: "u32",
+  Mc: "u32",
+  Nc: "u32",
+  Kc: "u32",
+  dtype: "u32",
+  x: "pointer",
+  weight: "pointer",
+  bias: "pointer",
+  y: "pointer",
+  parts: "u32",
+  dx: "pointer",
+  dweight: "pointer",
+  dbias: "pointer",
+  aBlock: "pointer",
+  bBlock: "pointer",
+  cBlock: "pointer",
+  line: "pointer",
+  sums: "pointer",
+};
+
+export const PART: Fields = { data: "pointer", width: "u32" };
+
+/** Bytes of a struct. */
+export function sizeOf(fields: Fields): number {
+  return Object.keys(fields).length * 4;
+}
+
+/**
+ * Writes fields of the struct at `address`; the others keep their values.
+ * @throws RangeError for a name that the struct does not have
+ */
+export function writeFields(memory: WebAssembly.Memory, address: number, fields: Fields, values: Values): void {
+  const view = new DataView(memory.buffer, address, sizeOf(fields));
+  const offsets = offsetsOf(fields);
+  for (const [name, value] of Object.entries(values)) {
+    const at = offsets.get(name);
+    if (at === undefined) throw new RangeError(`no field ${name}`);
+    if (fields[name] === "f32") view.setFloat32(at, value, true);
+    else if (fields[name] === "i32") view.setInt32(at, value, true);
+    else view.setUint32(at, value, true);
+  }
+}
+
+const offsetsByFields = new WeakMap<Fields, ReadonlyMap<string, number>>();
+
+function offsetsOf(fields: Fields): ReadonlyMap<string, number> {
+  let offsets = offsetsByFields.get(fields);
+  if (!offsets) {
+    offsets = new Map(Object.keys(fields).map((name, n) => [name, n * 4]));
+    offsetsByFields.set(fields, offsets);
+  }
+  return offsets;
+}
