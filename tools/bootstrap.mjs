@@ -104,6 +104,11 @@ function become([command, ...args], env) {
       if (signal !== "SIGINT" || !process.stdin.isTTY) child.kill(signal);
     });
   }
+  if (env.npm_lifecycle_event) {
+    // npm hands a signal to a shell that dies of it and tells nobody; being orphaned is all that is noticed here.
+    const parent = process.ppid;
+    setInterval(() => process.ppid === parent || child.kill("SIGTERM"), 500).unref();
+  }
   child.on("error", (error) => stop(`cannot run ${command}: ${error.message}`, 127));
   child.on("exit", (code, signal) => {
     if (signal === null) process.exit(code);

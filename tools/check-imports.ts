@@ -9,7 +9,7 @@
 //
 // Node's modules appear only in files that say so: `*.node.ts`, `cli.ts`, a bin, apps, tools and tests. What a package
 // imports from npm is among its own dependencies. Another @fa package is imported by name, through its exports.
-// Tests and a package's own tools may import any @fa package and the root's devDependencies besides.
+// Tests, harnesses and a package's own tools may import any @fa package and the root's devDependencies besides.
 
 import { existsSync, globSync, readFileSync } from "node:fs";
 import { isBuiltin } from "node:module";
@@ -81,7 +81,7 @@ function licenceOf(file: string, manifests: ReadonlyMap<string, Manifest>): Lice
 
   const manifest = manifests.get(home)!;
   const runtime = namesIn(manifest.dependencies, manifest.peerDependencies, manifest.optionalDependencies);
-  if (area === "test" || area === "tools") {
+  if (area === "test" || area === "tools" || area === "harness") {
     const npm = new Set([...runtime, ...namesIn(manifest.devDependencies), ...development]);
     return { fa: everything, node: true, npm, folders: [home, "tools"] };
   }
@@ -152,9 +152,11 @@ function read(pattern: string): string[] {
 }
 
 if (import.meta.main) {
-  const files = ["*.ts", "tools/**/*.{ts,mjs}", "{packages,apps}/*/{src,test,tools,bin}/**/*.{ts,mjs,js}"].flatMap(
-    read,
-  );
+  const files = [
+    "*.ts",
+    "tools/**/*.{ts,mjs}",
+    "{packages,apps}/*/{src,test,tools,harness,bin}/**/*.{ts,mjs,js}",
+  ].flatMap(read);
   const sources = new Map(files.map((file) => [file, readFileSync(posix.join(root, file), "utf8")]));
   const folders = ["", ...read("{packages,apps}/*")].filter((folder) =>
     existsSync(posix.join(root, folder, "package.json")),

@@ -11,11 +11,14 @@ const CHECKS: Readonly<Record<string, readonly [string, ...string[]]>> = {
   imports: ["node", "tools/check-imports.ts"],
 };
 
+// With CI set oxlint colours whatever it writes to.
+const { CI: _, ...env } = process.env;
+
 function run(name: string, [command, ...args]: readonly [string, ...string[]]): Promise<boolean> {
   const start = performance.now();
   return new Promise((resolve) => {
     let output = "";
-    const child = spawn(command, args, { cwd: root, shell: process.platform === "win32" });
+    const child = spawn(command, args, { cwd: root, env, shell: process.platform === "win32" });
     child.stdout.on("data", (chunk) => (output += chunk));
     child.stderr.on("data", (chunk) => (output += chunk));
     child.on("error", (error) => (output += `${error.message}\n`));

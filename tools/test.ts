@@ -55,7 +55,7 @@ const ran: Ran[] = [];
 
 function tally(module: TestModule): void {
   const file = relative(root, module.moduleId).replaceAll("\\", "/");
-  const before = { passed, failed: failures.length };
+  const passedBefore = passed;
   for (const test of module.children.allTests()) {
     const result = test.result();
     const name = `${file} > ${test.fullName}`;
@@ -66,7 +66,7 @@ function tally(module: TestModule): void {
   // A file that does not load, or a hook that throws, fails no test.
   if (module.state() === "failed" && failures.length === before.failed)
     failures.push(`${file}: failed outside its tests`);
-  ran.push({ project: module.project.name.replace(/ .*/, ""), file, passed: passed - before.passed });
+  ran.push({ project: module.project.name.replace(/ .*/, ""), file, passed: passed - passedBefore });
 }
 
 const counter: Reporter = {
@@ -77,7 +77,7 @@ const counter: Reporter = {
   },
 };
 
-const { filter, options } = parseCLI(["vitest", "run", ...process.argv.slice(2)], { allowUnknownOptions: false });
+const { filter, options } = parseCLI(["vitest", "run", ...process.argv.slice(2)]);
 const partial = process.argv.length > 2;
 const vitest = await startVitest(filter, {
   ...options,
