@@ -63,9 +63,11 @@ function tally(module: TestModule): void {
     else if (result.state === "failed") failures.push(name);
     else skips.push(`${name}: ${(result.state === "skipped" && result.note) || "no reason given"}`);
   }
-  // A file that does not load, or a hook that throws, fails no test.
-  if (module.state() === "failed" && failures.length === before.failed)
-    failures.push(`${file}: failed outside its tests`);
+  // A file that does not load, or a hook that throws, fails without a failing test.
+  for (const suite of [module, ...module.children.allSuites()]) {
+    const where = suite.type === "suite" ? `${file} > ${suite.fullName}` : file;
+    for (const error of suite.errors()) failures.push(`${where}, outside its tests: ${error.message}`);
+  }
   ran.push({ project: module.project.name.replace(/ .*/, ""), file, passed: passed - passedBefore });
 }
 
