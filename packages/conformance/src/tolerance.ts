@@ -1,0 +1,115 @@
+import { roundTo, type FloatDType } from "@fa/core";
+
+/** What a comparison found: how far off, and whether that is within the rule. */
+export interface Comparison {
+  readonly ok: boolean;
+  /** In one line: how many elements, how far, against what bound. */
+  readonly text: string;
+}
+
+/** Normalised mean square error that a whole tensor may have; it sees the bias that elementwise bounds let through. */
+const MEAN_SQUARE: Readonly<Record<FloatDType, number>> = {
+  float32: 1e-10,
+  float16: 1e-6,
+  bfloat16: 1e-4,
+  float8e4m3: 1e-2,
+};
+
+/** Elementwise bound for float32: relative to the element, absolute, and a share of the largest value for sums of many terms. */
+const FLOAT32 = { relative: 1e-5, absolute: 1e-6, ofLargest: { value: 1e-6, gradient: 4e-6 } };
+
+/** Half types may err by this many times what naive attention in the same type errs by. */
+const TIMES_NAIVE = { value: 2, gradient: 3 };
+
+export interface Expected {
+  /** float64 truth. */
+  readonly truth: ArrayLike<number>;
+  /** The same by naive attention that rounds every array it stores to the dtype; only half types need it. */
+  readonly naive?: ArrayLike<number> | undefined;
+  readonly kind: "value" | "gradient";
+  readonly dtype: FloatDType;
+}
+
+/**
+ * Compares a result with the truth by both gates: elementwise, and normalised mean square error. Every comparison is
+ * `!(error <= bound)`, so that NaN fails. Where the truth is infinite the result must be the same infinity, and where it
+ * is NaN, NaN.
+ */
+export function compare(got: ArrayLike<number>, { truth, naive, kind, dtype }: Expected): Comparison {
+  if (got.length !== truth.length) return { ok: false, text: `${got.length} elements instead of ${truth.length}` };
+  const largest = largestFinite(truth);
+  const halfBound = dtype === "float32" ? 0 : boundOfHalf(truth, naive ?? truth, kind, dtype);
+  let off = 0;
+  let worst = { excess: -Infinity, n: 0, error: 0, bound: 0 };
+  let squares = 0;
+  let reference = 0;
+  for (let n = 0; n < truth.length; n++) {
+    const want = truth[n]!;
+    const value = got[n]!;
+    if (!Number.isFinite(want)) {
+      if (!Object.is(value, want)) {
+        off++;
+        worst = { excess: Infinity, n, error: NaN, bound: 0 };
+      }
+      continue;
+    }
+    const error = Math.abs(value - want);
+    const bound =
+      dtype === "float32"
+        ? FLOAT32.relative * Math.abs(want) + FLOAT32.absolute + FLOAT32.ofLargest[kind] * largest
+        : halfBound;
+    if (!(error <= bound)) off++;
+    const excess = Number.isNaN(error) ? Infinity : error / bound;
+    if (excess > worst.excess) worst = { excess, n, error, bound };
+    squares += error * error;
+    reference += want * want;
+  }
+  // A truth that is zero to rounding has no energy to normalise by: there the elementwise bound alone decides.
+  const meanSquare = reference > truth.length * 1e-12 ? squares / reference : 0;
+  // Where terms cancel, rounding out to a half type before the backward pass costs more than the gate: naive attention shows it.
+  const naiveSquares = naive ? TIMES_NAIVE[kind] ** 2 * (squaredError(naive, truth) / reference) : 0;
+  const ok = off === 0 && meanSquare <= Math.max(MEAN_SQUARE[dtype], naiveSquares);
+  const { n, error, bound } = worst;
+  const text =
+    `${off} of ${truth.length} elements off; worst at ${n}: got ${got[n]}, expected ${truth[n]}, ` +
+    `error ${error.toExponential(1)} of ${bound.toExponential(1)}; mean square error ${meanSquare.toExponential(1)}`;
+  return { ok, text };
+}
+
+function squaredError(values: ArrayLike<number>, truth: ArrayLike<number>): number {
+  let squares = 0;
+  for (let n = 0; n < truth.length; n++) {
+    if (Number.isFinite(truth[n])) squares += (values[n]! - truth[n]!) ** 2;
+  }
+  return squares;
+}
+
+function largestFinite(values: ArrayLike<number>): number {
+  let largest = 0;
+  for (let n = 0; n < values.length; n++) {
+    const size = Math.abs(values[n]!);
+    if (size < Infinity && size > largest) largest = size;
+  }
+  return largest;
+}
+
+/** The rule of FlashAttention's own tests: twice the naive error, plus twice what adding and taking away 0.3 costs. */
+function boundOfHalf(
+  truth: ArrayLike<number>,
+  naive: ArrayLike<number>,
+  kind: Expected["kind"],
+  dtype: FloatDType,
+): number {
+  const round = (x: number): number => roundTo(dtype, x);
+  let naiveError = 0;
+  let grain = 0;
+  for (let n = 0; n < truth.length; n++) {
+    const want = truth[n]!;
+    if (!Number.isFinite(want)) continue;
+    const error = Math.abs(naive[n]! - want);
+    if (error > naiveError) naiveError = error;
+    const stored = round(want);
+    grain = Math.max(grain, Math.abs(round(round(stored + 0.3) - 0.3) - stored));
+  }
+  return TIMES_NAIVE[kind] * naiveError + 2 * grain;
+}
