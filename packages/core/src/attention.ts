@@ -180,7 +180,7 @@ export class Attention {
     options: AttentionOptions = {},
   ): Promise<AttentionGradients> {
     const where = "attentionBackward";
-    checkOptions(where, inputs, ["q", "k", "v", "out", "lse", "dout"]);
+    checkOptions(where, inputs, ["q", "k", "v", "out", "lse", "dout"], "inputs");
     const { q, k, v, out, lse, dout } = inputs;
     const bindings = this.#bind(where, { q, k, v, out, lse, dout }, options);
     const problem = attentionBackwardProblem({ q, k, v, out, lse, dout }, options);
@@ -220,14 +220,14 @@ export class Attention {
     split: readonly number[],
     options: { readonly bias?: Tensor | undefined } = {},
   ): Promise<Tensor[]> {
-    return this.#linear("linearSplit", x, weight, split, options);
+    return this.#linear("linearSplit", x, weight, split ?? null, options);
   }
 
   async #linear(
     where: string,
     x: Tensor,
     weight: Tensor,
-    split: readonly number[] | undefined,
+    split: readonly number[] | null | undefined,
     options: { readonly bias?: Tensor | undefined },
   ): Promise<Tensor[]> {
     checkOptions(where, options, ["bias"]);
@@ -253,13 +253,14 @@ export class Attention {
     readonly dy: Tensor | readonly Tensor[];
   }): Promise<LinearGradients> {
     const where = "linearBackward";
-    checkOptions(where, inputs, ["x", "weight", "dy"]);
+    checkOptions(where, inputs, ["x", "weight", "dy"], "inputs");
     const { x, weight } = inputs;
     const dys = Array.isArray(inputs.dy) ? (inputs.dy as Tensor[]) : [inputs.dy as Tensor];
     const named = Object.fromEntries(dys.map((dy, n) => [`dy${n}`, dy]));
     const bindings = this.#bind(where, { x, weight, ...named });
+    const { N } = linearProblem(where, { x, weight });
+    const fix = "Pass the gradient of each result of linear, in order.";
     const widths = dys.map((dy) => dy.shape.at(-1) ?? 0);
-    const problem = linearProblem(where, { x, weight }, widths, "linearBackward");
     for (const [n, dy] of dys.entries()) {
       const expected = [...x.shape.slice(0, -1), widths[n]!];
       if (!sameShape(dy.shape, expected) || dy.dtype !== x.dtype) {
@@ -267,10 +268,19 @@ export class Attention {
           where: `${where}(dy)`,
           rule: `dy must have the shape and dtype of the result, ${show(expected)} ${x.dtype}`,
           got: `${show(dy.shape)} ${dy.dtype}`,
-          fix: "Pass the gradient of each result of linear, in order.",
+          fix,
         });
       }
     }
+    if (widths.reduce((sum, width) => sum + width, 0) !== N || widths.includes(0)) {
+      refuse("FA_SHAPE", {
+        where: `${where}(dy)`,
+        rule: `the widths of dy must be positive and add up to the rows of weight, N = ${N}`,
+        got: show(widths),
+        fix,
+      });
+    }
+    const problem = linearProblem(where, { x, weight }, widths, where);
     const results = await this.#run(where, problem, bindings, {
       dx: x,
       dweight: weight,
@@ -369,6 +379,7 @@ export class Attention {
     inputs: Bindings,
     specs: Readonly<Record<string, { readonly shape: readonly number[]; readonly dtype: DType }>>,
   ): Promise<Record<string, Tensor>> {
+    for (const { shape } of Object.values(specs)) checkShape(where, shape);
     const planned = this.#plan(where, problem);
     const results: Record<string, Tensor> = {};
     const bindings: Record<string, Storage["buffer"]> = { ...inputs };

@@ -5,7 +5,7 @@
 import { createAttention as createFrom, type Attention } from "./attention.ts";
 import type { BackendProvider } from "./backend.ts";
 import { refuse, show } from "./errors.ts";
-import { checkOptions } from "./problem.ts";
+import { checkOptions, mustHold } from "./problem.ts";
 import { reference } from "./reference/backend.ts";
 import type { Selection } from "./select.ts";
 
@@ -31,6 +31,14 @@ export interface AutoOptions extends Selection {
 export async function createAttention(options: AutoOptions = {}): Promise<Attention> {
   checkOptions("createAttention", options, ["select", "problem", "import"]);
   const { import: importPackage = importInstalled, ...selection } = options;
+  mustHold(
+    typeof importPackage === "function",
+    "createAttention",
+    "import",
+    "a function from a package's name to its module",
+    importPackage,
+    "Pass (name) => import(name).",
+  );
   return createFrom({ ...selection, backends: wanted().map((name) => discovered(name, importPackage)) });
 }
 

@@ -56,29 +56,37 @@ const MAX_SHOWN = 60;
 
 /** A value as it appears in an error message: short, one line, never throwing. */
 export function show(value: unknown): string {
-  let text: string;
-  switch (typeof value) {
-    case "string":
-      text = JSON.stringify(value);
-      break;
-    case "bigint":
-      text = `${value}n`;
-      break;
-    case "function":
-      text = `a function`;
-      break;
-    case "object":
-      text = showObject(value);
-      break;
-    default:
-      text = String(value);
-  }
+  const text = shown(value, 0);
   return text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN - 3)}...` : text;
 }
 
-function showObject(value: object | null): string {
+function shown(value: unknown, depth: number): string {
+  switch (typeof value) {
+    case "string":
+      return JSON.stringify(value);
+    case "bigint":
+      return `${value}n`;
+    case "function":
+      return "a function";
+    case "object":
+      try {
+        return shownObject(value, depth);
+      } catch {
+        // A revoked proxy, a view on a detached buffer.
+        return "an object that cannot be read";
+      }
+    default:
+      return String(value);
+  }
+}
+
+function shownObject(value: object | null, depth: number): string {
   if (value === null) return "null";
-  if (Array.isArray(value)) return `[${value.slice(0, 8).map(show).join(", ")}${value.length > 8 ? ", ..." : ""}]`;
+  if (Array.isArray(value)) {
+    if (depth === 2) return "[...]";
+    const items = Array.from(value.slice(0, 8), (item) => shown(item, depth + 1));
+    return `[${items.join(", ")}${value.length > 8 ? ", ..." : ""}]`;
+  }
   const tag = Object.prototype.toString.call(value).slice(8, -1);
   if (ArrayBuffer.isView(value)) return `${tag}(${(value as Uint8Array).length ?? value.byteLength})`;
   if (tag !== "Object") return `${/^[AEIOU]/.test(tag) ? "an" : "a"} ${tag}`;
@@ -90,15 +98,15 @@ function showObject(value: object | null): string {
  * Rejects names that an options object may not hold, suggesting the nearest one that it may.
  * A misspelt option that is silently ignored computes something else than was asked.
  */
-export function checkNames(where: string, options: object, known: readonly string[]): void {
+export function checkNames(where: string, options: object, known: readonly string[], what: string = "option"): void {
   for (const name of Object.keys(options)) {
     if (known.includes(name)) continue;
     const near = nearest(name, known);
     refuse("FA_OPTION", {
       where,
-      rule: "every option must be a known one",
-      got: `unknown option ${show(name)}`,
-      fix: near ? `Did you mean ${show(near)}?` : `Known options: ${known.join(", ")}.`,
+      rule: `every ${what} must be a known one`,
+      got: `unknown ${what} ${show(name)}`,
+      fix: near ? `Did you mean ${show(near)}?` : `Known ${what}s: ${known.join(", ")}.`,
     });
   }
 }
@@ -109,7 +117,8 @@ export function nearest(name: string, known: readonly string[]): string | undefi
   let bestEdits = Math.max(2, Math.floor(name.length / 2)) + 1;
   for (const candidate of known) {
     const edits = editDistance(name.toLowerCase(), candidate.toLowerCase());
-    if (edits < bestEdits) [best, bestEdits] = [candidate, edits];
+    // As many edits as letters: nothing of the name is left.
+    if (edits < bestEdits && edits < Math.max(name.length, candidate.length)) [best, bestEdits] = [candidate, edits];
   }
   return best;
 }

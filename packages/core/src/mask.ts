@@ -39,10 +39,13 @@ export interface VisibleRange {
   readonly end: number;
 }
 
+const NOTHING: VisibleRange = { begin: 0, fullBegin: 0, fullEnd: 0, end: 0 };
+
 /** The keys that rows `[rowBegin, rowEnd)` see, of `keys` in all. Outside `[begin, end)` nothing need be touched. */
 export function keyRange(band: Band, rowBegin: number, rowEnd: number, keys: number): VisibleRange {
   const first = rowBegin;
   const last = rowEnd - 1;
+  if (last < first || band.lo > band.hi) return NOTHING;
   return range(first + band.lo, last + band.lo, first + band.hi, last + band.hi, keys);
 }
 
@@ -50,6 +53,7 @@ export function keyRange(band: Band, rowBegin: number, rowEnd: number, keys: num
 export function rowRange(band: Band, keyBegin: number, keyEnd: number, rows: number): VisibleRange {
   const first = keyBegin;
   const last = keyEnd - 1;
+  if (last < first || band.lo > band.hi) return NOTHING;
   return range(first - band.hi, last - band.hi, first - band.lo, last - band.lo, rows);
 }
 
@@ -103,13 +107,13 @@ export function tileVisibility(
   let all = true;
   for (let i = i0; i < i1; i++) {
     for (let j = j0; j < j1; j++) {
-      const visible = bytes[offsetIn(mask, b, h, i, j)] !== 0;
+      const visible = inBand(band, i, j) && bytes[offsetIn(mask, b, h, i, j)] !== 0;
       some ||= visible;
       all &&= visible;
     }
   }
   if (!some) return "empty";
-  return all ? inside : "partial";
+  return all ? "full" : "partial";
 }
 
 /** How many (i, j) pairs the band lets through: what attention's arithmetic is counted by. */

@@ -1,8 +1,16 @@
 import type { Backend } from "./backend.ts";
-import { bytesPerElement, decode, encode, type FloatDType } from "./dtype.ts";
+import { bytesPerElement, checkDType, decode, encode, type FloatDType } from "./dtype.ts";
 import { plan } from "./plan.ts";
 import { philox4x32 } from "./philox.ts";
-import { attentionProblem, outShape, type AttentionOptionsOf, type TensorSpec } from "./problem.ts";
+import {
+  attentionProblem,
+  checkOptions,
+  mustHold,
+  outShape,
+  OPTION_TENSORS,
+  type AttentionOptionsOf,
+  type AttentionProblem,
+} from "./problem.ts";
 import { elementsOf } from "./tensor.ts";
 
 /** A problem to time candidates on: sizes and the options that need no tensor. */
@@ -34,32 +42,53 @@ const TOLERANCE: Readonly<Record<FloatDType, number>> = {
 };
 
 /**
- * Times one open back end on a problem: the fastest of several calls, after one that is checked against `expected`.
- * @throws FaError FA_SHAPE or FA_OPTION when the problem itself is malformed
+ * Validates a problem to time candidates on, before any of them is opened.
+ * @throws FaError FA_OPTION, FA_SHAPE, FA_DTYPE or FA_UNSUPPORTED
  */
+export function measuredProblem(measured: MeasuredProblem = {}): AttentionProblem {
+  const where = "createAttention";
+  checkOptions(where, measured, ["B", "H", "Hkv", "Sq", "Skv", "D", "Dv", "dtype", "options"], "problem");
+  const { B = 1, H = 4, Hkv = H, Sq = 256, Skv = Sq, D = 64, Dv = D, dtype = "float32", options = {} } = measured;
+  for (const [name, size] of Object.entries({ B, H, Hkv, Sq, Skv, D, Dv })) {
+    const fix = "Leave it out for the default.";
+    mustHold(Number.isSafeInteger(size) && size >= 0, where, `problem.${name}`, "an integer from 0", size, fix);
+  }
+  checkDType(`${where}(problem.dtype)`, dtype);
+  for (const name of OPTION_TENSORS) {
+    const fix = "Measure without it: there is no instance yet to make it on.";
+    const given = (options as Readonly<Record<string, unknown>> | null)?.[name];
+    mustHold(given === undefined, where, `problem.options.${name}`, "left out", given, fix);
+  }
+  const shape = (heads: number, rows: number, dim: number): number[] =>
+    options?.layout === "bshd" ? [B, rows, heads, dim] : [B, heads, rows, dim];
+  const inputs = {
+    q: { shape: shape(H, Sq, D), dtype },
+    k: { shape: shape(Hkv, Skv, D), dtype },
+    v: { shape: shape(Hkv, Skv, Dv), dtype },
+  };
+  return attentionProblem(inputs, options);
+}
+
+/** Times one open back end on a problem: the fastest of several calls, after one that is checked against `expected`. */
 export async function measure(
   backend: Backend,
-  { B = 1, H = 4, Hkv = H, Sq = 256, Skv = Sq, D = 64, Dv = D, dtype = "float32", options = {} }: MeasuredProblem,
+  problem: AttentionProblem,
   expected: Float32Array | undefined,
 ): Promise<Measurement> {
-  const inputs: Record<"q" | "k" | "v", TensorSpec> = {
-    q: { shape: [B, H, Sq, D], dtype },
-    k: { shape: [B, Hkv, Skv, D], dtype },
-    v: { shape: [B, Hkv, Skv, Dv], dtype },
-  };
-  const problem = attentionProblem(inputs, { ...options, layout: "bhsd" });
+  const { B, H, Hkv, Sq, Skv, D, Dv, dtype } = problem;
   const planned = plan(problem, backend.capabilities, backend.kernels);
   if (!planned.ok) return { ok: false, reason: planned.reasons.map(({ reason }) => reason).join("; ") };
   try {
-    const contents = Object.entries(inputs).map(([name, { shape }], n) => {
-      const bytes = encode(dtype, noise(elementsOf(shape), n));
+    const elements = { q: B * H * Sq * D, k: B * Hkv * Skv * D, v: B * Hkv * Skv * Dv };
+    const contents = Object.entries(elements).map(([name, count], n) => {
+      const bytes = encode(dtype, noise(count, n));
       return [name, backend.allocate(bytes.byteLength, bytes)] as const;
     });
     const out = backend.allocate(elementsOf(outShape(problem)) * bytesPerElement(problem.resultDType));
     const bindings = { ...Object.fromEntries(contents), out };
     await backend.run(planned, bindings);
     const result = Float32Array.from(decode(problem.resultDType, await backend.read(out)));
-    const off = expected ? largestDifference(result, expected) : 0;
+    const off = largestDifference(result, expected ?? result);
     if (!(off <= TOLERANCE[dtype])) return { ok: false, reason: `its result is off by ${off.toExponential(1)}` };
     let ms = Infinity;
     const deadline = performance.now() + BUDGET_MS;
@@ -91,7 +120,8 @@ function largestDifference(a: Float32Array, b: Float32Array): number {
   let largest = 0;
   for (let n = 0; n < a.length; n++) {
     const difference = Math.abs(a[n]! - b[n]!);
-    if (!(difference <= largest)) largest = difference;
+    if (Number.isNaN(difference)) return NaN;
+    if (difference > largest) largest = difference;
   }
   return largest;
 }

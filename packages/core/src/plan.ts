@@ -87,9 +87,10 @@ function whyNot(problem: Problem, caps: Capabilities, kernel: KernelRow, tile: T
     if (!caps.dtypes.includes(dtype)) return `the device does not take ${dtype}`;
   }
   if (isAttention(problem)) {
-    const { min, max } = kernel.headDim ?? { min: 1, max: caps.maxHeadDim };
+    const { min, max: kernelMax } = kernel.headDim ?? { min: 1, max: Infinity };
+    const max = Math.min(kernelMax, caps.maxHeadDim);
     for (const dim of [problem.D, problem.Dv]) {
-      if (dim < min || dim > Math.min(max, caps.maxHeadDim)) return `takes head dims ${min} to ${max}, not ${dim}`;
+      if (dim < min || dim > max) return `takes head dims ${min} to ${max}, not ${dim}`;
     }
     const unknown = problem.program.find((step) => !kernel.steps?.includes(step.kind));
     if (unknown) return `does not apply ${unknown.kind}`;

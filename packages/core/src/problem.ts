@@ -226,7 +226,7 @@ export function countFlops(problem: Problem): number {
 export function linearProblem(
   where: string,
   { x, weight, bias }: { readonly x: TensorSpec; readonly weight: TensorSpec; readonly bias?: TensorSpec | undefined },
-  split?: readonly number[],
+  split?: readonly number[] | null,
   op: LinearProblem["op"] = "linear",
 ): LinearProblem {
   const dtype = checkFloats(where, { x, weight, ...(bias && { bias }) });
@@ -248,6 +248,14 @@ export function linearProblem(
       fix: "Transpose the weight, or check which layer it belongs to.",
     });
   }
+  if (N < 1) {
+    refuse("FA_SHAPE", {
+      where: `${where}(weight)`,
+      rule: "weight must be [N, K] with N at least 1",
+      got: show(weight.shape),
+      fix: "Give the layer at least one output feature.",
+    });
+  }
   if (bias && !sameShape(bias.shape, [N])) {
     refuse("FA_SHAPE", {
       where: `${where}(bias)`,
@@ -256,9 +264,9 @@ export function linearProblem(
       fix: "Pass one bias per row of weight, or none.",
     });
   }
-  const widths = split ?? [N];
-  const total = Array.isArray(widths) ? widths.reduce((sum: number, width: number) => sum + width, 0) : NaN;
-  if (total !== N || !widths.every((width) => Number.isSafeInteger(width) && width > 0)) {
+  const widths = split === undefined ? [N] : split;
+  const holds = Array.isArray(widths) && isEach(widths, (width) => Number.isSafeInteger(width) && width > 0);
+  if (!holds || widths.reduce((sum, width) => sum + width, 0) !== N) {
     refuse("FA_OPTION", {
       where: `${where}(split)`,
       rule: `split must be positive widths that add up to N = ${N}`,
@@ -392,27 +400,45 @@ function axes(shape: readonly number[], rank: 3 | 4, layout: Layout): [number, n
   return layout === "bhsd" ? [B, second, third, dim] : [B, third, second, dim];
 }
 
+/** `every` that looks into the holes of a sparse array too. */
+function isEach(items: readonly number[], holds: (item: number) => boolean): boolean {
+  return Array.from(items).every(holds);
+}
+
 export function sameShape(a: readonly number[], b: readonly number[]): boolean {
   return a.length === b.length && a.every((size, axis) => size === b[axis]);
 }
 
 // ---- validation of options, and lowering
 
-/** @throws FaError FA_OPTION unless options are an object that holds known names only */
-export function checkOptions(where: string, options: unknown, known: readonly string[]): void {
-  if (typeof options !== "object" || options === null || Array.isArray(options)) {
+/**
+ * @param argument what the options are called in the message: `attention(dropout)`
+ * @throws FaError FA_OPTION unless options are an object that holds known names only
+ */
+export function checkOptions(
+  where: string,
+  options: unknown,
+  known: readonly string[],
+  argument: string = "options",
+): asserts options is object {
+  // Arrays, maps and typed arrays hold no named options: taken for {}, they would be ignored.
+  if (
+    typeof options !== "object" ||
+    options === null ||
+    Object.prototype.toString.call(options) !== "[object Object]"
+  ) {
     refuse("FA_OPTION", {
-      where: `${where}(options)`,
-      rule: "options must be an object",
+      where: `${where}(${argument})`,
+      rule: `${argument} must be an object`,
       got: show(options),
-      fix: "Pass { name: value }, or leave it out.",
+      fix: `Pass { ${known[0]}: ... }; it may hold ${known.join(", ")}.`,
     });
   }
-  checkNames(`${where}(options)`, options, known);
+  checkNames(`${where}(${argument})`, options, known, argument === "inputs" ? "tensor" : "option");
 }
 
 /** One option's rule: throws FA_OPTION unless it holds. */
-function mustHold(
+export function mustHold(
   holds: boolean,
   where: string,
   name: string,
@@ -522,7 +548,7 @@ function checkCausal(where: string, causal: unknown): Causal {
 function checkWindow(where: string, window: unknown): readonly [number, number] {
   if (window === undefined) return [-1, -1];
   const holds =
-    Array.isArray(window) && window.length === 2 && window.every((side) => Number.isSafeInteger(side) && side >= -1);
+    Array.isArray(window) && window.length === 2 && isEach(window, (side) => Number.isSafeInteger(side) && side >= -1);
   mustHold(
     holds,
     where,
@@ -573,7 +599,7 @@ function checkOperandDType(where: string, name: string, { dtype }: TensorSpec, o
 
 function checkDropout(where: string, dropout: unknown) {
   if (dropout === undefined) return undefined;
-  checkOptions(`${where}(dropout)`, dropout, ["p", "seed", "offset"]);
+  checkOptions(where, dropout, ["p", "seed", "offset"], "dropout");
   const { p, seed, offset = 0 } = dropout as DropoutOptions;
   mustHold(
     typeof p === "number" && p >= 0 && p <= 1,
@@ -613,7 +639,7 @@ function checkBlockSize(where: string, blockSize: unknown): BlockSize {
     mustHold(isSize(blockSize), where, "blockSize", "an integer from 1, or { q, kv }", blockSize, fix);
     return { q: blockSize as number, kv: blockSize as number };
   }
-  checkOptions(`${where}(blockSize)`, blockSize, ["q", "kv"]);
+  checkOptions(where, blockSize, ["q", "kv"], "blockSize");
   const { q, kv } = blockSize as BlockSize;
   mustHold(q === undefined || isSize(q), where, "blockSize.q", "an integer from 1", q, fix);
   mustHold(kv === undefined || isSize(kv), where, "blockSize.kv", "an integer from 1", kv, fix);

@@ -4,7 +4,7 @@
  */
 import type { DType } from "./dtype.ts";
 import { bytesPerElement } from "./dtype.ts";
-import { FaError } from "./errors.ts";
+import { FaError, refuse, show } from "./errors.ts";
 
 /** One array of a file: its bytes are a copy, aligned for any typed array. */
 export interface StoredTensor {
@@ -40,6 +40,14 @@ export function readSafetensors(
 ): Map<string, StoredTensor> {
   const damaged = (what: string): FaError =>
     new FaError("FA_TENSOR", `readSafetensors(file): the file must be whole; got ${what}. Fetch or write it again.`);
+  if (!(file instanceof Uint8Array)) {
+    refuse("FA_TENSOR", {
+      where: "readSafetensors(file)",
+      rule: "file must be a Uint8Array",
+      got: show(file),
+      fix: "Pass new Uint8Array(arrayBuffer), or what readFile gives.",
+    });
+  }
   if (file.byteLength < 8) throw damaged(`${file.byteLength} bytes`);
   const headerBytes = Number(new DataView(file.buffer, file.byteOffset, 8).getBigUint64(0, true));
   if (headerBytes > MAX_HEADER_BYTES || 8 + headerBytes > file.byteLength) {
@@ -51,15 +59,16 @@ export function readSafetensors(
   } catch (error) {
     throw damaged(`a header that is no JSON (${(error as Error).message})`);
   }
-  if (typeof header !== "object" || header === null) throw damaged("a header that is no object");
+  if (typeof header !== "object" || header === null || Array.isArray(header))
+    throw damaged("a header that is no object");
   const tensors = new Map<string, StoredTensor>();
   for (const [name, entry] of Object.entries(header as Record<string, HeaderEntry>)) {
     if (name === "__metadata__" || !filter(name)) continue;
-    const dtype = TO_DTYPE[entry?.dtype];
+    const dtype = Object.hasOwn(TO_DTYPE, entry?.dtype) ? TO_DTYPE[entry.dtype] : undefined;
     if (dtype === undefined) {
       throw new FaError(
         "FA_DTYPE",
-        `readSafetensors(${name}): dtype must be one of ${Object.keys(TO_DTYPE).join(", ")}; got ${entry?.dtype}. Convert the file.`,
+        `readSafetensors(${name}): dtype must be one of ${Object.keys(TO_DTYPE).join(", ")}; got ${show(entry?.dtype)}. Convert the file.`,
       );
     }
     const { shape, data_offsets: offsets } = entry;
@@ -88,11 +97,23 @@ function isSizes(value: unknown): value is readonly number[] {
   return Array.isArray(value) && value.every((size) => Number.isSafeInteger(size) && size >= 0);
 }
 
-/** The bytes of a safetensors file that holds the tensors in the order given. */
+/**
+ * The bytes of a safetensors file that holds the tensors in the order given.
+ * @throws FaError FA_SHAPE when the bytes of a tensor are not those of its shape and dtype
+ */
 export function writeSafetensors(tensors: ReadonlyMap<string, StoredTensor>): Uint8Array<ArrayBuffer> {
-  const header: Record<string, HeaderEntry> = {};
+  const header = Object.create(null) as Record<string, HeaderEntry>;
   let end = 0;
   for (const [name, { dtype, shape, bytes }] of tensors) {
+    const expected = shape.reduce((product, size) => product * size, bytesPerElement(dtype));
+    if (bytes.byteLength !== expected) {
+      refuse("FA_SHAPE", {
+        where: `writeSafetensors(${name})`,
+        rule: `bytes must hold ${show(shape)} of ${dtype}, ${expected} bytes`,
+        got: `${bytes.byteLength}`,
+        fix: "Check the shape and dtype.",
+      });
+    }
     const begin = end;
     end += bytes.byteLength;
     header[name] = { dtype: FROM_DTYPE[dtype], shape, data_offsets: [begin, end] };

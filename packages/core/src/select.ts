@@ -1,6 +1,7 @@
 import type { Backend, BackendProvider } from "./backend.ts";
 import { FaError, refuse, show } from "./errors.ts";
-import { measure, type MeasuredProblem } from "./measure.ts";
+import { measure, measuredProblem, type MeasuredProblem } from "./measure.ts";
+import type { AttentionProblem } from "./problem.ts";
 
 /** How one of the candidates is taken. */
 export interface Selection {
@@ -48,7 +49,7 @@ export async function open(
       fix: `Pass select: "measured".`,
     });
   }
-  return select === "preference" ? openFirst(providers) : openFastest(providers, problem ?? {});
+  return select === "preference" ? openFirst(providers) : openFastest(providers, measuredProblem(problem));
 }
 
 async function openFirst(providers: readonly BackendProvider[]) {
@@ -69,7 +70,7 @@ async function openFirst(providers: readonly BackendProvider[]) {
   return { backend, report };
 }
 
-async function openFastest(providers: readonly BackendProvider[], problem: MeasuredProblem) {
+async function openFastest(providers: readonly BackendProvider[], problem: AttentionProblem) {
   const report: CandidateReport[] = [];
   let best: { backend: Backend; ms: number; entry: number } | undefined;
   let expected: Float32Array | undefined;
@@ -138,7 +139,11 @@ function checkProviders(providers: unknown): asserts providers is readonly Backe
   }
   for (const [n, provider] of providers.entries()) {
     const candidate = provider as Partial<BackendProvider> | null | undefined;
-    if (typeof candidate?.probe !== "function" || typeof candidate.open !== "function") {
+    if (
+      typeof candidate?.name !== "string" ||
+      typeof candidate.probe !== "function" ||
+      typeof candidate.open !== "function"
+    ) {
       refuse("FA_OPTION", {
         where: `createAttention(backends[${n}])`,
         rule: "each back end must be a provider",
