@@ -5,12 +5,14 @@
 //   faBackwardFinish  once all heads of the group are through: writes dk and dv
 //
 //   Delta = rowsum(dout * out)       P  = exp(s - lse)             dv += dropout(P)^T dout
-//   dP = dropout(dout v^T)           dS = P * (dP - Delta)         dk += dS^T q scale        dq = dS k scale
+//   dP = dropout(dout v^T)           dS = P * (dP - Delta)         dk += scale dS^T q        dq = scale dS k
+#include "long.h"
 #include "micro.h"
 #include "pack.h"
 #include "score.h"
 
-DEFINE_GEMM(productRows, ROWS, SET)
+DEFINE_GEMM(productQK, ROWS, SET_SCALED)
+DEFINE_GEMM(productDoutV, ROWS, SET)
 DEFINE_GEMM(productDq, ROWS, ADD)
 DEFINE_GEMM(productKeys, TRANSPOSED, ADD)
 
@@ -21,13 +23,13 @@ EXPORT(faBackwardPack) void faBackwardPack(const BackwardParams *p) {
     u32 keys = minU(p->Bc, p->Skv - key);
     packTransposed(p->kColumns + tile * Bc8 * p->D, k, key, keys, p->D);
     packTransposed(p->vColumns + tile * Bc8 * p->Dv, v, key, keys, p->Dv);
-    p->kFinite[tile] = (u8)packPanels(p->kPanels + key * 8, p->Skv * 8, k, key, keys, p->D, 1);
+    p->kFinite[tile] = (u8)packPanels(p->kPanels + key * 8, p->Skv * 8, k, key, keys, p->D);
   }
   fillZero(p->dkAcc, tiles * keyRows * roundUp(p->D, 8) * 4);
   fillZero(p->dvAcc, tiles * keyRows * roundUp(p->Dv, 8) * 4);
 }
 
-// ---- setup: Delta [rows], lse [rows]
+// ---- setup: Delta [rows], and lse [rows] in the units of the stored scores, in two parts
 // Four rows at a time, each summed over d in the order of the dP product: where a row's softmax is all on one key, out is
 // that value row, dP equals Delta to the last bit and dS is exactly 0.
 HOT static vec deltaRows(const f32 *dout, const f32 *out, u32 ld, u32 n) {
@@ -40,16 +42,26 @@ HOT static vec deltaRows(const f32 *dout, const f32 *out, u32 ld, u32 n) {
   return sum;
 }
 
-static void setup(const BackwardParams *p, u32 Dv8) {
-  for (u32 r = 0; r < p->rowCount; r += 4) store(p->delta + r, deltaRows(p->doutRows + r * Dv8, p->outRows + r * Dv8, Dv8, p->Dv));
-  for (u32 r = 0; r < p->rowCount; r++) {
-    f32 lse = p->lse[p->rowBegin + r];
-    p->rowLse[r] = lse == -INFINITY_F ? 0 : lse; // a row that sees no key: exp(-Infinity - 0) = 0
-    if (p->dsink && p->sink != -INFINITY_F) *p->dsink -= expOf((f64)p->sink - (f64)lse) * (f64)p->delta[r];
-  }
+static void setLse(const BackwardParams *p, u32 r, f64 shift) {
+  p->rowLse[r] = (f32)shift;
+  p->rowLseLow[r] = (f32)(shift - (f64)p->rowLse[r]);
 }
 
-// ---- load: q, dout and out of the block as rows, q (times scale) and dout as panels too
+// Returns whether a row needs long scores.
+static u32 setup(const BackwardParams *p, f32 scale, u32 Dv8) {
+  u32 isLong = 0;
+  for (u32 r = 0; r < p->rowCount; r += 4)
+    store(p->delta + r, deltaRows(p->doutRows + r * Dv8, p->outRows + r * Dv8, Dv8, p->Dv));
+  for (u32 r = 0; r < p->rowCount; r++) {
+    f32 lse = p->lse[p->rowBegin + r], size = __builtin_fabsf(lse);
+    setLse(p, r, lse == -INFINITY_F ? 0 : (f64)lse / (f64)scale); // a row that sees no key: exp(-Infinity - 0) = 0
+    isLong |= size > LONG_SCORE && size < INFINITY_F;
+    if (p->dsink && p->sink != -INFINITY_F) *p->dsink -= expOf((f64)p->sink - (f64)lse) * (f64)p->delta[r];
+  }
+  return isLong;
+}
+
+// ---- load: q, dout and out of the block as rows, q and dout as panels too
 typedef struct {
   u32 q, dout;
 } Finite;
@@ -58,23 +70,24 @@ static Finite loadRows(const BackwardParams *p, u32 D8, u32 Dv8) {
   Matrix q = {p->q, p->dtype, p->qStride}, dout = {p->dout, p->resultDtype, p->outStride};
   Matrix out = {p->out, p->resultDtype, p->outStride};
   u32 padding = roundUp(p->rowCount, 12) - p->rowCount;
-  packRows(p->qRows, D8, q, p->rowBegin, p->rowCount, p->D, p->scale);
-  packRows(p->doutRows, Dv8, dout, p->rowBegin, p->rowCount, p->Dv, 1);
-  packRows(p->outRows, Dv8, out, p->rowBegin, p->rowCount, p->Dv, 1);
+  packRows(p->qRows, D8, q, p->rowBegin, p->rowCount, p->D);
+  packRows(p->doutRows, Dv8, dout, p->rowBegin, p->rowCount, p->Dv);
+  packRows(p->outRows, Dv8, out, p->rowBegin, p->rowCount, p->Dv);
   fillZero(p->qRows + p->rowCount * D8, padding * D8 * 4);
   fillZero(p->doutRows + p->rowCount * Dv8, padding * Dv8 * 4);
   fillZero(p->outRows + p->rowCount * Dv8, padding * Dv8 * 4);
   Finite finite = {
-      packPanels(p->qPanels, p->Br * 8, q, p->rowBegin, p->rowCount, p->D, p->scale),
-      packPanels(p->doutPanels, p->Br * 8, dout, p->rowBegin, p->rowCount, p->Dv, 1),
+      packPanels(p->qPanels, p->Br * 8, q, p->rowBegin, p->rowCount, p->D),
+      packPanels(p->doutPanels, p->Br * 8, dout, p->rowBegin, p->rowCount, p->Dv),
   };
   fillZero(p->dqAcc, roundUp(p->rowCount, MR) * D8 * 4);
   return finite;
 }
 
 // ---- softmax: P [rows][Bc8] = exp(s - lse), then dS = P * (dropout(dP) - Delta) and dropout(P) in place
-HOT static void probabilityRow(f32 *s, u32 n8, f32 lse) {
-  for (u32 c = 0; c < n8; c += 4) store(s + c, exp2v(mul(sub(load(s + c), splat(lse)), splat(LOG2E))));
+HOT static void probabilityRow(f32 *s, u32 n8, f32 scale, f32 lse, f32 lseLow) {
+  vec log2e = splat(LOG2E * scale), high = splat(lse), low = splat(lseLow);
+  for (u32 c = 0; c < n8; c += 4) store(s + c, exp2v(mul(sub(sub(load(s + c), high), low), log2e)));
 }
 
 HOT static void gradientRow(f32 *probs, f32 *grads, u32 n8, f32 delta) {
@@ -107,12 +120,26 @@ HOT static void multiplyRow(f32 *row, const f32 *factors, u32 n8) {
 DEFINE_ADD_BIAS(addBiasSingle, f32)
 DEFINE_ADD_BIAS(addBiasDouble, f64)
 
+HOT static void probabilityLongRow(f32 *s, const f32 *sLow, u32 n8, f32 scale, f32 lse, f32 lseLow) {
+  vec log2e = splat(LOG2E * scale), high = splat(lse), low = splat(lseLow);
+  for (u32 c = 0; c < n8; c += 4)
+    store(s + c, exp2v(mul(add(sub(load(s + c), high), sub(load(sLow + c), low)), log2e)));
+}
+
+static void probabilityTile(const BackwardParams *p, Tile tile, f32 scale, u32 ld, u32 isLong) {
+  u32 keys8 = roundUp(tile.keys, 8);
+  for (u32 r = 0; r < tile.rows; r++) {
+    f32 *s = p->probs + r * ld;
+    if (isLong) probabilityLongRow(s, p->probsLow + r * ld, keys8, scale, p->rowLse[r], p->rowLseLow[r]);
+    else probabilityRow(s, keys8, scale, p->rowLse[r], p->rowLseLow[r]);
+  }
+}
+
 static void gradientTile(const BackwardParams *p, Tile tile, Visibility visibility, u32 ld) {
   u32 keys8 = roundUp(tile.keys, 8);
   for (u32 r = 0; r < tile.rows; r++) {
     f32 *probs = p->probs + r * ld, *grads = p->grads + r * ld;
     u32 i = tile.rowBegin + r;
-    probabilityRow(probs, keys8, p->rowLse[r]);
     if (p->score.dropout) {
       const f32 *factors = dropoutFactors(&p->score, p->line, i, tile.keyBegin, tile.keys);
       gradientDropoutRow(probs, grads, factors, tile.keys, p->delta[r]);
@@ -127,7 +154,7 @@ static void gradientTile(const BackwardParams *p, Tile tile, Visibility visibili
   }
 }
 
-// ---- accumulate: dv [keys][Dv8] += dropout(P)^T dout, dk [keys][D8] += dS^T q scale, dq [rows][D8] += dS k
+// ---- accumulate: dv [keys][Dv8] += dropout(P)^T dout, dk [keys][D8] += dS^T q, dq [rows][D8] += dS k
 // As in the forward, a tile that hides something and whose right operand is not finite goes pair by pair.
 HOT static void addScaled(f32 *to, f32 weight, const f32 *from, u32 panelStride, u32 n8) {
   for (u32 d = 0; d < n8; d += 8, from += panelStride) {
@@ -159,35 +186,81 @@ static void writeRows(void *to, u32 dtype, u32 stride, u32 rowBegin, f32 *acc, u
   }
 }
 
-EXPORT(faBackwardRows) void faBackwardRows(const BackwardParams *p) {
-  u32 D8 = roundUp(p->D, 8), Dv8 = roundUp(p->Dv, 8), Bc8 = roundUp(p->Bc, 8), keyRows = roundUp(p->Bc, MR);
-  u32 steps = p->score.softcap || p->score.bias || p->score.slope;
-  Finite finite = loadRows(p, D8, Dv8);
-  setup(p, Dv8);
+typedef struct {
+  u32 D8, Dv8, Bc8, keyRows;
+  Scaling scaling;
+  Finite finite;
+  u32 isLong;
+} Block;
+
+// ---- scores: S [rows][Bc8] = q k^T (scaled now or in the exponential), then the score program
+static void scores(const BackwardParams *p, const Block *block, u32 index, Tile tile, Visibility visibility) {
+  u32 keys8 = roundUp(tile.keys, 8);
+  const f32 *kColumns = p->kColumns + index * block->Bc8 * p->D;
+  if (block->isLong) {
+    longProduct(p->probs, p->probsLow, block->Bc8, tile.rows, keys8, p->qRows, block->D8, kColumns, p->D);
+    hideLong(&p->score, tile, visibility, p->probs, p->probsLow, block->Bc8);
+    return;
+  }
+  productQK(p->probs, block->Bc8, tile.rows, keys8, p->qRows, block->D8, kColumns, p->D * 8, p->D, &block->scaling.product);
+  if (hasSteps(&p->score) || visibility == PARTIAL || tile.keys != keys8)
+    scoreTile(&p->score, tile, visibility, p->probs, p->capGrads, block->Bc8, p->line);
+}
+
+static void backwardTile(const BackwardParams *p, const Block *block, u32 index, Tile tile, Visibility visibility) {
+  u32 Bc8 = block->Bc8, D8 = block->D8, Dv8 = block->Dv8, keys = tile.keys, keys8 = roundUp(keys, 8);
+  scores(p, block, index, tile, visibility);
+  probabilityTile(p, tile, block->scaling.exponential, Bc8, block->isLong);
+  productDoutV(p->grads, Bc8, tile.rows, keys8, p->doutRows, Dv8, p->vColumns + index * Bc8 * p->Dv, p->Dv * 8, p->Dv, 0);
+  gradientTile(p, tile, visibility, Bc8);
+
+  f32 *dv = p->dvAcc + index * block->keyRows * Dv8, *dk = p->dkAcc + index * block->keyRows * D8;
+  if (visibility == PARTIAL && !block->finite.dout) keysVisible(p, tile, dv, Dv8, p->probs, Bc8, p->doutRows);
+  else productKeys(dv, Dv8, keys, Dv8, p->probs, Bc8, p->doutPanels, p->Br * 8, tile.rows, 0);
+
+  if (visibility == PARTIAL && !block->finite.q) keysVisible(p, tile, dk, D8, p->grads, Bc8, p->qRows);
+  else productKeys(dk, D8, keys, D8, p->grads, Bc8, p->qPanels, p->Br * 8, tile.rows, 0);
+
+  if (visibility == PARTIAL && !p->kFinite[index]) dqVisible(p, tile, D8, Bc8);
+  else productDq(p->dqAcc, D8, tile.rows, D8, p->grads, Bc8, p->kPanels + tile.keyBegin * 8, p->Skv * 8, keys, 0);
+}
+
+// An lse of size 1000 is itself only right to 3e-5. The sum of exp(s - lse) over a row is 1, and what it is instead is the
+// error of lse.
+static void sumTile(const BackwardParams *p, const Block *block, u32 index, Tile tile, Visibility visibility) {
+  scores(p, block, index, tile, visibility);
+  probabilityTile(p, tile, block->scaling.exponential, block->Bc8, 1);
+  for (u32 r = 0; r < tile.rows; r++)
+    for (u32 c = 0; c < tile.keys; c++) p->rowTotal[r] += (f64)p->probs[r * block->Bc8 + c];
+}
+
+static void eachTile(const BackwardParams *p, const Block *block,
+                     void (*use)(const BackwardParams *, const Block *, u32, Tile, Visibility)) {
   for (u32 index = p->keyBegin / p->Bc, key = index * p->Bc; key < p->keyEnd; index++, key += p->Bc) {
-    u32 keys = minU(p->Bc, p->Skv - key), keys8 = roundUp(keys, 8);
+    u32 keys = minU(p->Bc, p->Skv - key);
     Tile tile = {p->rowBegin, p->rowCount, key, keys};
     Visibility visibility = tileVisibility(&p->score, tile, key >= p->fullBegin && key + keys <= p->fullEnd);
-    if (visibility == EMPTY) continue;
-
-    // ---- scores: S [rows][Bc8] = scale q k^T, then the score program; dP [rows][Bc8] = dout v^T
-    productRows(p->probs, Bc8, p->rowCount, keys8, p->qRows, D8, p->kColumns + index * Bc8 * p->D, p->D * 8, p->D, 0);
-    productRows(p->grads, Bc8, p->rowCount, keys8, p->doutRows, Dv8, p->vColumns + index * Bc8 * p->Dv, p->Dv * 8, p->Dv, 0);
-    if (steps || visibility == PARTIAL || keys != keys8)
-      scoreTile(&p->score, tile, visibility, p->probs, p->capGrads, Bc8, p->line);
-
-    gradientTile(p, tile, visibility, Bc8);
-
-    f32 *dv = p->dvAcc + index * keyRows * Dv8, *dk = p->dkAcc + index * keyRows * D8;
-    if (visibility == PARTIAL && !finite.dout) keysVisible(p, tile, dv, Dv8, p->probs, Bc8, p->doutRows);
-    else productKeys(dv, Dv8, keys, Dv8, p->probs, Bc8, p->doutPanels, p->Br * 8, p->rowCount, 0);
-
-    if (visibility == PARTIAL && !finite.q) keysVisible(p, tile, dk, D8, p->grads, Bc8, p->qRows);
-    else productKeys(dk, D8, keys, D8, p->grads, Bc8, p->qPanels, p->Br * 8, p->rowCount, 0);
-
-    if (visibility == PARTIAL && !p->kFinite[index]) dqVisible(p, tile, D8, Bc8);
-    else productDq(p->dqAcc, D8, p->rowCount, D8, p->grads, Bc8, p->kPanels + key * 8, p->Skv * 8, keys, 0);
+    if (visibility != EMPTY) use(p, block, index, tile, visibility);
   }
+}
+
+static void correctLse(const BackwardParams *p, const Block *block) {
+  fillZero(p->rowTotal, p->rowCount * 8);
+  eachTile(p, block, sumTile);
+  for (u32 r = 0; r < p->rowCount; r++) {
+    f64 total = p->rowTotal[r], shift = (f64)p->rowLse[r] + (f64)p->rowLseLow[r];
+    if (total > 0) setLse(p, r, shift + logOf(total) / (f64)block->scaling.exponential);
+  }
+}
+
+EXPORT(faBackwardRows) void faBackwardRows(const BackwardParams *p) {
+  u32 D8 = roundUp(p->D, 8), Dv8 = roundUp(p->Dv, 8);
+  Scaling scaling = scalingOf(&p->score, p->scale, p->sink);
+  Finite finite = loadRows(p, D8, Dv8);
+  u32 isLong = setup(p, scaling.exponential, Dv8) && isRaw(scaling) && p->dtype == FLOAT32;
+  Block block = {D8, Dv8, roundUp(p->Bc, 8), roundUp(p->Bc, MR), scaling, finite, isLong};
+  if (isLong) correctLse(p, &block);
+  eachTile(p, &block, backwardTile);
   writeRows(p->dq, p->resultDtype, p->qStride, p->rowBegin, p->dqAcc, p->rowCount, p->D, p->scale);
 }
 
@@ -195,7 +268,7 @@ EXPORT(faBackwardFinish) void faBackwardFinish(const BackwardParams *p) {
   u32 keyRows = roundUp(p->Bc, MR);
   for (u32 tile = 0, key = 0; key < p->Skv; tile++, key += p->Bc) {
     u32 keys = minU(p->Bc, p->Skv - key);
-    writeRows(p->dk, p->resultDtype, p->kStride, key, p->dkAcc + tile * keyRows * roundUp(p->D, 8), keys, p->D, 1);
+    writeRows(p->dk, p->resultDtype, p->kStride, key, p->dkAcc + tile * keyRows * roundUp(p->D, 8), keys, p->D, p->scale);
     writeRows(p->dv, p->resultDtype, p->vStride, key, p->dvAcc + tile * keyRows * roundUp(p->Dv, 8), keys, p->Dv, 1);
   }
 }

@@ -1,11 +1,12 @@
 // out = softmax(score program(q k^T)) v and lse = ln sum exp, one block of query rows a call (FlashAttention-2, algorithm 1).
 //   faForwardPack   once for a (batch, key head): K and V as panels, shared by the query heads of its group
 //   faForwardRows   one block of at most Br query rows of one head
+#include "long.h"
 #include "micro.h"
 #include "pack.h"
 #include "score.h"
 
-DEFINE_GEMM(productQK, ROWS, SET)
+DEFINE_GEMM(productQK, ROWS, SET_SCALED)
 DEFINE_GEMM(productPV, ROWS, SCALE_ADD)
 
 EXPORT(faForwardPack) void faForwardPack(const ForwardParams *p) {
@@ -14,7 +15,7 @@ EXPORT(faForwardPack) void faForwardPack(const ForwardParams *p) {
   for (u32 tile = 0, key = 0; key < p->Skv; tile++, key += p->Bc) {
     u32 keys = minU(p->Bc, p->Skv - key);
     packTransposed(p->kColumns + tile * tileColumns, k, key, keys, p->D);
-    p->vFinite[tile] = (u8)packPanels(p->vPanels + key * 8, p->Skv * 8, v, key, keys, p->Dv, 1);
+    p->vFinite[tile] = (u8)packPanels(p->vPanels + key * 8, p->Skv * 8, v, key, keys, p->Dv);
   }
 }
 
@@ -27,25 +28,27 @@ static void setup(const ForwardParams *p) {
   fillZero(p->acc, padded * roundUp(p->Dv, 8) * 4);
 }
 
-// ---- load: qRows [rows][D8] = scale q
+// ---- load: qRows [rows][D8] = q
 static void loadQ(const ForwardParams *p) {
   Matrix q = {p->q, p->dtype, p->qStride};
   u32 ld = roundUp(p->D, 8);
-  packRows(p->qRows, ld, q, p->rowBegin, p->rowCount, p->D, p->scale);
+  packRows(p->qRows, ld, q, p->rowBegin, p->rowCount, p->D);
   fillZero(p->qRows + p->rowCount * ld, (roundUp(p->rowCount, MR) - p->rowCount) * ld * 4);
 }
 
-// ---- softmax: s [n8] becomes P = exp(s - m'), and m, l, alpha of the row follow
+// ---- softmax: s [n8] becomes P = exp(scale (s - m')), and m, l, alpha of the row follow
 // While a row has seen no key, m is -Infinity and 0 is subtracted in its place: exp(-Infinity - 0) = 0, never NaN.
-HOT static void softmaxRow(f32 *s, u32 n8, f32 *rowMax, f32 *rowSum, f32 *rowScale) {
-  vec top0 = splat(*rowMax), top1 = top0;
+HOT static f32 maxOfRow(const f32 *s, u32 n8, f32 m) {
+  vec top0 = splat(m), top1 = top0;
   for (u32 c = 0; c < n8; c += 8) {
     top0 = maxSkipNaN(top0, load(s + c));
     top1 = maxSkipNaN(top1, load(s + c + 4));
   }
-  f32 m = maxLanes(maxSkipNaN(top0, top1));
-  f32 shift = m == -INFINITY_F ? 0 : m;
-  vec subtract = splat(shift), log2e = splat(LOG2E), sum0 = splat(0), sum1 = sum0;
+  return maxLanes(maxSkipNaN(top0, top1));
+}
+
+HOT static f32 exponentialRow(f32 *s, u32 n8, f32 shift, f32 scale) {
+  vec subtract = splat(shift), log2e = splat(LOG2E * scale), sum0 = splat(0), sum1 = sum0;
   for (u32 c = 0; c < n8; c += 8) {
     vec p0 = exp2v(mul(sub(load(s + c), subtract), log2e));
     vec p1 = exp2v(mul(sub(load(s + c + 4), subtract), log2e));
@@ -54,10 +57,17 @@ HOT static void softmaxRow(f32 *s, u32 n8, f32 *rowMax, f32 *rowSum, f32 *rowSca
     sum0 = add(sum0, p0);
     sum1 = add(sum1, p1);
   }
-  f32 alpha = lane(exp2v(mul(sub(splat(*rowMax), subtract), log2e)), 0);
-  *rowMax = m;
-  *rowSum = *rowSum * alpha + sumLanes(add(sum0, sum1));
-  *rowScale = alpha;
+  return sumLanes(add(sum0, sum1));
+}
+
+HOT static f32 exponentialLongRow(f32 *s, const f32 *low, u32 n8, f32 shift, f32 scale) {
+  vec subtract = splat(shift), log2e = splat(LOG2E * scale), sum = splat(0);
+  for (u32 c = 0; c < n8; c += 4) {
+    vec p = exp2v(mul(add(sub(load(s + c), subtract), load(low + c)), log2e));
+    store(s + c, p);
+    sum = add(sum, p);
+  }
+  return sumLanes(sum);
 }
 
 HOT static void multiplyRow(f32 *row, const f32 *factors, u32 n) {
@@ -66,11 +76,15 @@ HOT static void multiplyRow(f32 *row, const f32 *factors, u32 n) {
   for (; c < n; c++) row[c] *= factors[c];
 }
 
-static void softmaxTile(const ForwardParams *p, Tile tile, u32 ld) {
+static void softmaxTile(const ForwardParams *p, Tile tile, f32 scale, u32 ld, u32 isLong) {
   u32 keys8 = roundUp(tile.keys, 8);
   for (u32 r = 0; r < tile.rows; r++) {
-    f32 *s = p->scores + r * ld;
-    softmaxRow(s, keys8, p->rowMax + r, p->rowSum + r, p->rowScale + r);
+    f32 *s = p->scores + r * ld, m = maxOfRow(s, keys8, p->rowMax[r]), shift = m == -INFINITY_F ? 0 : m;
+    f32 sum = isLong ? exponentialLongRow(s, p->scoresLow + r * ld, keys8, shift, scale) : exponentialRow(s, keys8, shift, scale);
+    f32 alpha = lane(exp2v(splat((p->rowMax[r] - shift) * (LOG2E * scale))), 0);
+    p->rowSum[r] = p->rowSum[r] * alpha + sum;
+    p->rowScale[r] = alpha;
+    p->rowMax[r] = m;
     if (p->score.dropout)
       multiplyRow(s, dropoutFactors(&p->score, p->line, tile.rowBegin + r, tile.keyBegin, tile.keys), tile.keys);
   }
@@ -97,7 +111,7 @@ static void accumulateVisible(const ForwardParams *p, Tile tile, u32 ld, u32 Dv8
   }
 }
 
-// ---- finish: out [rows][Dv] = acc / l, lse [rows] = m + ln l; a result that is not finite is NaN
+// ---- finish: out [rows][Dv] = acc / l, lse [rows] = scale m + ln l; a result that is not finite is NaN
 HOT static void divideRow(f32 *acc, u32 n8, f32 l) {
   vec divisor = splat(l);
   for (u32 d = 0; d < n8; d += 4) {
@@ -106,20 +120,22 @@ HOT static void divideRow(f32 *acc, u32 n8, f32 l) {
   }
 }
 
-static void finish(const ForwardParams *p, u32 Dv8) {
+static void finish(const ForwardParams *p, f32 scale, u32 Dv8) {
   for (u32 r = 0; r < p->rowCount; r++) {
     f32 *acc = p->acc + r * Dv8, l = p->rowSum[r];
     u32 i = p->rowBegin + r;
     if (l == 0) fillZero(acc, Dv8 * 4);
     else divideRow(acc, Dv8, l);
     fromF32(elementAtW(p->out, p->resultDtype, i * p->outStride), acc, p->Dv, p->resultDtype);
-    if (p->lse) p->lse[i] = (f32)((f64)p->rowMax[r] + logOf(l));
+    if (p->lse) p->lse[i] = (f32)((f64)scale * (f64)p->rowMax[r] + logOf(l));
   }
 }
 
 EXPORT(faForwardRows) void faForwardRows(const ForwardParams *p) {
   u32 D8 = roundUp(p->D, 8), Dv8 = roundUp(p->Dv, 8), Bc8 = roundUp(p->Bc, 8);
-  u32 steps = p->score.softcap || p->score.bias || p->score.slope;
+  u32 steps = hasSteps(&p->score);
+  Scaling scaling = scalingOf(&p->score, p->scale, p->sink);
+  u32 mayBeLong = isRaw(scaling) && p->dtype == FLOAT32;
   setup(p);
   loadQ(p);
   for (u32 index = p->keyBegin / p->Bc, key = index * p->Bc; key < p->keyEnd; index++, key += p->Bc) {
@@ -128,17 +144,24 @@ EXPORT(faForwardRows) void faForwardRows(const ForwardParams *p) {
     Visibility visibility = tileVisibility(&p->score, tile, key >= p->fullBegin && key + keys <= p->fullEnd);
     if (visibility == EMPTY) continue;
 
-    // ---- scores: S [rows][Bc8] = scale q k^T, then the score program
+    // ---- scores: S [rows][Bc8] = q k^T (scaled now or in the exponential), then the score program
     u32 keys8 = roundUp(keys, 8);
-    productQK(p->scores, Bc8, p->rowCount, keys8, p->qRows, D8, p->kColumns + index * Bc8 * p->D, p->D * 8, p->D, 0);
+    const f32 *kColumns = p->kColumns + index * Bc8 * p->D;
+    productQK(p->scores, Bc8, p->rowCount, keys8, p->qRows, D8, kColumns, p->D * 8, p->D, &scaling.product);
     if (steps || visibility == PARTIAL || keys != keys8)
       scoreTile(&p->score, tile, visibility, p->scores, 0, Bc8, p->line);
 
-    softmaxTile(p, tile, Bc8);
+    u32 isLong = mayBeLong && hasLongRow(p->scores, Bc8, p->rowCount, keys8, LONG_SCORE / scaling.exponential);
+    if (isLong) {
+      longProduct(p->scores, p->scoresLow, Bc8, p->rowCount, keys8, p->qRows, D8, kColumns, p->D);
+      hideLong(&p->score, tile, visibility, p->scores, p->scoresLow, Bc8);
+    }
+
+    softmaxTile(p, tile, scaling.exponential, Bc8, isLong);
 
     if (visibility == PARTIAL && !p->vFinite[index]) accumulateVisible(p, tile, Bc8, Dv8);
     else
       productPV(p->acc, Dv8, p->rowCount, Dv8, p->scores, Bc8, p->vPanels + key * 8, p->Skv * 8, keys, p->rowScale);
   }
-  finish(p, Dv8);
+  finish(p, scaling.exponential, Dv8);
 }

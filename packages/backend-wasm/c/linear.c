@@ -58,7 +58,7 @@ EXPORT(faLinear) void faLinear(const LinearParams *p) {
       if (p->K == 0) fillZero(p->cBlock, rows * columns8 * 4);
       for (u32 k = 0; k < p->K; k += p->Kc) {
         u32 depth = minU(p->Kc, p->K - k), ld = roundUp(depth, 8);
-        packRows(p->aBlock, ld, columnsOf(p->x, p->dtype, p->K, k), row, rows, depth, 1);
+        packRows(p->aBlock, ld, columnsOf(p->x, p->dtype, p->K, k), row, rows, depth);
         (k ? addRows : setRows)(p->cBlock, columns8, rows, columns8, p->aBlock, ld, p->bBlock + k * columns8, depth * 8, depth, 0);
       }
       for (u32 r = 0; r < rows; r++) {
@@ -76,7 +76,7 @@ static void gradientX(const LinearParams *p) {
     u32 columns = minU(p->Nc, p->K - column), columns8 = roundUp(columns, 8);
     for (u32 n = 0; n < p->N; n += p->Kc) {
       u32 depth = minU(p->Kc, p->N - n);
-      packPanels(p->bBlock + n * columns8, depth * 8, columnsOf(p->weight, p->dtype, p->K, column), n, depth, columns, 1);
+      packPanels(p->bBlock + n * columns8, depth * 8, columnsOf(p->weight, p->dtype, p->K, column), n, depth, columns);
     }
     for (u32 row = 0; row < p->M; row += p->Mc) {
       u32 rows = minU(p->Mc, p->M - row);
@@ -100,7 +100,7 @@ static void gradientWeight(const LinearParams *p) {
       if (p->M == 0) fillZero(p->cBlock, rows * columns8 * 4);
       for (u32 m = 0; m < p->M; m += p->Kc) {
         u32 depth = minU(p->Kc, p->M - m);
-        packPanels(p->bBlock, depth * 8, columnsOf(p->x, p->dtype, p->K, column), m, depth, columns, 1);
+        packPanels(p->bBlock, depth * 8, columnsOf(p->x, p->dtype, p->K, column), m, depth, columns);
         for (u32 r = 0; r < depth; r++) readParts(p, p->aBlock + r * ld, m + r, n, rows);
         (m ? addColumns : setColumns)(p->cBlock, columns8, rows, columns8, p->aBlock, ld, p->bBlock, depth * 8, depth, 0);
       }

@@ -1,6 +1,6 @@
 // The one inner loop of this back end.
 //
-//   C [MR x 8]  =  AB  or  C + AB  or  rowScale C + AB       A [MR x n]: element (r, k) at a[r * stride + k] (ROWS)
+//   C [MR x 8]  =  AB, scale AB, C + AB or rowScale C + AB   A [MR x n]: element (r, k) at a[r * stride + k] (ROWS)
 //                                                                                  or at a[k * stride + r] (TRANSPOSED)
 //                                                            B [n x 8]: a packed panel, the 8 columns of one k together
 //
@@ -20,11 +20,11 @@
 #define MR 4
 #endif
 
-typedef enum { SET, ADD, SCALE_ADD } Update; // C = AB, C += AB, C = rowScale[r] C + AB
+typedef enum { SET, SET_SCALED, ADD, SCALE_ADD } Update; // C = AB, scale[0] AB, C + AB, scale[r] C + AB
 typedef enum { ROWS, TRANSPOSED } Order;
 
 INLINE void microKernel(const Order order, const Update update, f32 *restrict c, u32 ldc, const f32 *restrict a, u32 stride,
-                        const f32 *restrict b, u32 n, const f32 *restrict rowScale) {
+                        const f32 *restrict b, u32 n, const f32 *restrict scale) {
   vec acc[MR][2];
 #pragma unroll
   for (u32 r = 0; r < MR; r++) acc[r][0] = acc[r][1] = splat(0);
@@ -41,13 +41,16 @@ INLINE void microKernel(const Order order, const Update update, f32 *restrict c,
   }
 #pragma unroll
   for (u32 r = 0; r < MR; r++, c += ldc) {
-    if (update == ADD) {
+    if (update == SET_SCALED) {
+      acc[r][0] = mul(loadSplat(scale), acc[r][0]);
+      acc[r][1] = mul(loadSplat(scale), acc[r][1]);
+    } else if (update == ADD) {
       acc[r][0] = add(acc[r][0], load(c));
       acc[r][1] = add(acc[r][1], load(c + 4));
     } else if (update == SCALE_ADD) {
-      vec scale = loadSplat(rowScale + r);
-      acc[r][0] = madd(scale, load(c), acc[r][0]);
-      acc[r][1] = madd(scale, load(c + 4), acc[r][1]);
+      vec factor = loadSplat(scale + r);
+      acc[r][0] = madd(factor, load(c), acc[r][0]);
+      acc[r][1] = madd(factor, load(c + 4), acc[r][1]);
     }
     store(c, acc[r][0]);
     store(c + 4, acc[r][1]);
@@ -57,13 +60,13 @@ INLINE void microKernel(const Order order, const Update update, f32 *restrict c,
 // Defines name(): C [rows x columns] in register blocks, rows rounded up to MR and columns to 8. Panel p of B starts at
 // b + p * panelStride and stays in the first-level cache while all rows of A pass by.
 #define DEFINE_GEMM(name, order, update)                                                                               \
-  HOT static void name##Block(f32 *c, u32 ldc, const f32 *a, u32 stride, const f32 *b, u32 n, const f32 *rowScale) {   \
-    microKernel(order, update, c, ldc, a, stride, b, n, rowScale);                                                     \
+  HOT static void name##Block(f32 *c, u32 ldc, const f32 *a, u32 stride, const f32 *b, u32 n, const f32 *scale) {   \
+    microKernel(order, update, c, ldc, a, stride, b, n, scale);                                                     \
   }                                                                                                                    \
   HOT static void name(f32 *c, u32 ldc, u32 rows, u32 columns, const f32 *a, u32 stride, const f32 *b,                 \
-                       u32 panelStride, u32 n, const f32 *rowScale) {                                                  \
+                       u32 panelStride, u32 n, const f32 *scale) {                                                  \
     for (u32 column = 0; column < columns; column += NR, b += panelStride)                                             \
       for (u32 row = 0; row < rows; row += MR)                                                                         \
         name##Block(c + row * ldc + column, ldc, a + row * (order == ROWS ? stride : 1), stride, b, n,                 \
-                    update == SCALE_ADD ? rowScale + row : rowScale);                                                  \
+                    update == SCALE_ADD ? scale + row : scale);                                                   \
   }

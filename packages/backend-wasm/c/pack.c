@@ -1,28 +1,24 @@
 #include "pack.h"
 
-// y - y is 0 exactly when y is finite: its sum over a row is 0, or NaN.
-HOT static u32 scaleRow(f32 *row, u32 n8, f32 scale) {
-  vec factor = splat(scale), bad = splat(0);
-  for (u32 i = 0; i < n8; i += 4) {
-    vec y = mul(load(row + i), factor);
-    bad = add(bad, sub(y, y));
-    store(row + i, y);
-  }
+// x - x is 0 exactly when x is finite: its sum over a row is 0, or NaN.
+HOT static u32 rowIsFinite(const f32 *row, u32 n8) {
+  vec bad = splat(0);
+  for (u32 i = 0; i < n8; i += 4) bad = add(bad, sub(load(row + i), load(row + i)));
   return !wasm_v128_any_true(wasm_f32x4_ne(bad, bad));
 }
 
-// One row as f32, scaled, and zeros up to a multiple of 8.
-static u32 readRow(f32 *to, Matrix from, u32 row, u32 n, f32 scale) {
+// One row as f32, and zeros up to a multiple of 8.
+static u32 readRow(f32 *to, Matrix from, u32 row, u32 n) {
   u32 n8 = roundUp(n, 8);
   toF32(to, elementAt(from.data, from.dtype, row * from.rowStride), n, from.dtype);
   fillZero(to + n, (n8 - n) * 4);
-  return scaleRow(to, n8, scale);
+  return rowIsFinite(to, n8);
 }
 
-u32 packRows(f32 *to, u32 ld, Matrix from, u32 rowBegin, u32 rows, u32 n, f32 scale) {
+u32 packRows(f32 *to, u32 ld, Matrix from, u32 rowBegin, u32 rows, u32 n) {
   u32 finite = 1;
   for (u32 r = 0; r < rows; r++, to += ld) {
-    finite &= readRow(to, from, rowBegin + r, n, scale);
+    finite &= readRow(to, from, rowBegin + r, n);
     u32 n8 = roundUp(n, 8);
     if (n8 < ld) fillZero(to + n8, (ld - n8) * 4);
   }
@@ -50,7 +46,7 @@ u32 packTransposed(f32 *to, Matrix from, u32 rowBegin, u32 rows, u32 n) {
   u32 finite = 1, ld = roundUp(n, 8);
   for (u32 row = 0; row < rows; row += 8, to += n * 8) {
     u32 count = minU(8, rows - row);
-    for (u32 r = 0; r < count; r++) finite &= readRow(eight + r * ld, from, rowBegin + row + r, n, 1);
+    for (u32 r = 0; r < count; r++) finite &= readRow(eight + r * ld, from, rowBegin + row + r, n);
     fillZero(eight + count * ld, (8 - count) * ld * 4);
     transpose8(to, eight, ld, n);
   }
@@ -64,11 +60,11 @@ HOT static void spreadRow(f32 *to, u32 panelStride, const f32 *row, u32 n) {
   }
 }
 
-u32 packPanels(f32 *to, u32 panelStride, Matrix from, u32 rowBegin, u32 rows, u32 n, f32 scale) {
+u32 packPanels(f32 *to, u32 panelStride, Matrix from, u32 rowBegin, u32 rows, u32 n) {
   f32 row[MAX_PACK_COLUMNS];
   u32 finite = 1;
   for (u32 r = 0; r < rows; r++, to += 8) {
-    finite &= readRow(row, from, rowBegin + r, n, scale);
+    finite &= readRow(row, from, rowBegin + r, n);
     spreadRow(to, panelStride, row, n);
   }
   return finite;

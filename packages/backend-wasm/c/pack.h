@@ -11,11 +11,11 @@ typedef struct {
   u32 dtype, rowStride;
 } Matrix;
 
-// to [rows][ld], each element times scale; columns n to ld are 0.
-u32 packRows(f32 *to, u32 ld, Matrix from, u32 rowBegin, u32 rows, u32 n, f32 scale);
+// to [rows][ld]; columns n to ld are 0.
+u32 packRows(f32 *to, u32 ld, Matrix from, u32 rowBegin, u32 rows, u32 n);
 
 // Panels over rows, to [ceil(rows / 8)][n][8]: the source transposed. Missing rows of the last panel are 0.
 u32 packTransposed(f32 *to, Matrix from, u32 rowBegin, u32 rows, u32 n);
 
-// Panels over columns, to [ceil(n / 8)], panelStride apart, of [rows][8], each element times scale. Missing columns are 0.
-u32 packPanels(f32 *to, u32 panelStride, Matrix from, u32 rowBegin, u32 rows, u32 n, f32 scale);
+// Panels over columns, to [ceil(n / 8)], panelStride apart, of [rows][8]. Missing columns are 0.
+u32 packPanels(f32 *to, u32 panelStride, Matrix from, u32 rowBegin, u32 rows, u32 n);

@@ -50,8 +50,9 @@ typedef struct {
   f32 *kColumns; // K^T: [kv tile][ceil(Bc / 8)][D][8]
   f32 *vPanels;  // [ceil(Dv / 8)][Skv][8]
   u8 *vFinite;   // [kv tile]
-  f32 *qRows;    // [Br][D8], times scale
+  f32 *qRows;    // [Br][D8]
   f32 *scores;   // [Br][Bc8]
+  f32 *scoresLow; // [Br][Bc8], of long scores
   f32 *acc;      // [Br][Dv8]
   f32 *rowMax;   // m [Br]
   f32 *rowSum;   // l [Br]
@@ -102,16 +103,19 @@ typedef struct {
   u8 *kFinite;    // [kv tile]
   f32 *dkAcc;     // [kv tile][Bc][D8]
   f32 *dvAcc;     // [kv tile][Bc][Dv8]
-  f32 *qRows;     // [Br][D8], times scale
-  f32 *qPanels;   // [ceil(D / 8)][Br][8], times scale
+  f32 *qRows;     // [Br][D8]
+  f32 *qPanels;   // [ceil(D / 8)][Br][8]
   f32 *doutRows;  // [Br][Dv8]
   f32 *doutPanels; // [ceil(Dv / 8)][Br][8]
   f32 *outRows;   // [Br][Dv8]
   f32 *dqAcc;     // [Br][D8]
   f32 *probs;     // [Br][Bc8]: S, then P, then dropout(P)
   f32 *grads;     // [Br][Bc8]: dP, then dS
+  f32 *probsLow;  // [Br][Bc8], of long scores
   f32 *capGrads;  // [Br][Bc8]: derivative of softcap
   f32 *rowLse;    // [Br]
+  f32 *rowLseLow; // [Br]
+  f64 *rowTotal;  // [Br], of long scores
   f32 *delta;     // [Br]
   f32 *line;      // one row of keys
   u32 rowBegin;

@@ -1,5 +1,5 @@
 // The score program on one tile: rows i = rowBegin.., keys j = keyBegin.. (keys <= Bc), scores [rows][ld].
-//   scale (in q already) -> softcap -> bias -> ALiBi -> visibility; dropout later, on the probabilities
+//   scale -> softcap -> bias -> ALiBi -> visibility; dropout later, on the probabilities
 #pragma once
 #include "params.h"
 #include "simd.h"
@@ -9,6 +9,20 @@ typedef enum { EMPTY, PARTIAL, FULL } Visibility;
 typedef struct {
   u32 rowBegin, rows, keyBegin, keys;
 } Tile;
+
+// Scores of size 100 lose their sixth digit when they are rounded to f32. Where nothing happens between the product and
+// the exponential, scores therefore stay the raw q.k, and the scale is applied to differences of them, which are small.
+typedef struct {
+  f32 product;     // what q.k is multiplied with as it is stored
+  f32 exponential; // what differences of stored scores are multiplied with: one of the two is 1
+} Scaling;
+
+INLINE u32 hasSteps(const ScoreParams *p) { return p->softcap || p->bias || p->slope; }
+INLINE u32 isRaw(Scaling scaling) { return scaling.product == 1; }
+INLINE Scaling scalingOf(const ScoreParams *p, f32 scale, f32 sink) {
+  u32 raw = !hasSteps(p) && sink == -INFINITY_F && scale > 0;
+  return raw ? (Scaling){1, scale} : (Scaling){scale, 1};
+}
 
 // What the tile shows. insideBand: the caller knows from the key range that the band hides nothing.
 Visibility tileVisibility(const ScoreParams *p, Tile tile, u32 insideBand);

@@ -30,6 +30,7 @@ export function forwardPieces({ B, H, Skv, D, Dv, program }: AttentionProblem, t
     vFinite: tiles,
     qRows: Br * D8 * F32,
     scores: Br * Bc8 * F32,
+    scoresLow: Br * Bc8 * F32,
     acc: Br * Dv8 * F32,
     rowMax: Br * F32,
     rowSum: Br * F32,
@@ -64,8 +65,11 @@ export function backwardPieces(problem: AttentionProblem, tile: Tile): Pieces {
     // The transposed product reads whole register blocks of keys, past the end of the last row.
     probs: (Br * Bc8 + ROW_UNIT) * F32,
     grads: (Br * Bc8 + ROW_UNIT) * F32,
+    probsLow: Br * Bc8 * F32,
     capGrads: step(program, "softcap") ? Br * Bc8 * F32 : 0,
     rowLse: Br * F32,
+    rowLseLow: Br * F32,
+    rowTotal: Br * F64,
     delta: Br * F32,
     line: line * F32,
   };
