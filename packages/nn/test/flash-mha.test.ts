@@ -83,14 +83,14 @@ describe.each(PROVIDERS)("$name", (provider) => {
   // On instances of their own: a tensor that another test dropped may be collected at any time.
   test("forward, backward and dispose leave the memory that there was", async () => {
     await using own = await open(provider);
-    const input = upload(own, noise(B * S * E, 1), [B, S, E]);
     const before = own.memory().currentBytes;
+    const input = upload(own, noise(B * S * E, 1), [B, S, E]);
     const mha = new FlashMHA(own, CONFIG);
     (await mha.forward(input)).dispose();
     const { out, saved } = await mha.forwardTraining(input);
     const { dx, gradients } = await mha.backward(saved, input);
     const unused = await mha.forwardTraining(input);
-    for (const one of [out, dx, ...Object.values(gradients as unknown as Record<string, Tensor>)]) one.dispose();
+    for (const one of [input, out, dx, ...Object.values(gradients as unknown as Record<string, Tensor>)]) one.dispose();
     unused.out.dispose();
     expect(own.memory().currentBytes).toBeGreaterThan(before);
     unused.saved.dispose();
@@ -323,4 +323,7 @@ test("a failure at any step frees what the call had made, and the next call work
     expect(failures).toBeGreaterThanOrEqual(name === "constructor" || name === "loadSafetensors" ? 4 : 8);
     expect(await forward()).toEqual(expected);
   }
+  mha.dispose();
+  x.dispose();
+  expect(fa.memory().currentBytes).toBe(0);
 });
