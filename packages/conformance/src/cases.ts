@@ -42,9 +42,7 @@ function sized({ sizes, ...rest }: CaseOf, capability: string): Case {
   const described = [
     `B=${B} H=${full.H}${Hkv === full.H ? "" : `/${Hkv}`} S=${Sq}x${Skv} D=${full.D}${Dv === full.D ? "" : `/${Dv}`}`,
     ...Object.entries(options).map(([key, value]) => `${key}=${show(value)}`),
-    ...(["bias", "mask", "alibi", "sinks"] as const).flatMap((key) =>
-      rest[key] ? [`${key}=${show(rest[key])}`] : [],
-    ),
+    ...(["bias", "mask", "alibi", "sinks"] as const).flatMap((key) => (rest[key] ? [`${key}=${show(rest[key])}`] : [])),
     ...(rest.rank === 3 ? ["rank 3"] : []),
   ].join(" ");
   const dtype = rest.dtype ?? "float32";
@@ -61,7 +59,10 @@ function sized({ sizes, ...rest }: CaseOf, capability: string): Case {
 
 /** JSON without quotes, bigints as they are written. */
 function show(value: unknown): string {
-  return JSON.stringify(value, (_, part: unknown) => (typeof part === "bigint" ? `${part}n` : part)).replaceAll('"', "");
+  return JSON.stringify(value, (_, part: unknown) => (typeof part === "bigint" ? `${part}n` : part)).replaceAll(
+    '"',
+    "",
+  );
 }
 
 /** Head dims that break kernels: primes, one above and below vector widths, the largest. */

@@ -1,4 +1,4 @@
-import { FaError, type Tensor } from "@fa/core";
+import type { FaError, Tensor } from "@fa/core";
 import { agree, hold, same, type Check } from "./check.ts";
 import { Random } from "./random.ts";
 import { numbersOf, type Inputs, type Numbers, type Options } from "./subject.ts";
@@ -308,7 +308,7 @@ export const EDGES: readonly Check[] = [
       } catch (error) {
         thrown = error;
       }
-      hold(thrown instanceof FaError && thrown.code === "FA_OUT_OF_MEMORY", `2^48 elements gave ${String(thrown)}`);
+      hold((thrown as FaError | undefined)?.code === "FA_OUT_OF_MEMORY", `2^48 elements gave ${String(thrown)}`);
       hold(subject.fa.memory().currentBytes === bytes, "the failed allocation kept memory");
       same("out", (await subject.attention(problem)).out, before.out);
     },

@@ -44,5 +44,7 @@ export async function readFile(url: URL): Promise<Uint8Array> {
   return new Uint8Array(await response.arrayBuffer());
 }
 
+/** This module's address, in a variable so that bundlers do not take the folder below for one asset. */
+const here = import.meta.url;
 /** The golden vectors that come with this package. */
-export const GOLDEN: URL = new URL("../golden/", import.meta.url);
+export const GOLDEN: URL = new URL("../golden/", here);

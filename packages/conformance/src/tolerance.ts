@@ -15,6 +15,9 @@ const MEAN_SQUARE: Readonly<Record<FloatDType, number>> = {
   float8e4m3: 1e-2,
 };
 
+/** Below this many elements a mean square says nothing that the elementwise bound does not. */
+const FEWEST_FOR_MEAN = 64;
+
 /** Elementwise bound for float32: relative to the element, absolute, and a share of the largest value for sums of many terms. */
 const FLOAT32 = { relative: 1e-5, absolute: 1e-6, ofLargest: { value: 1e-6, gradient: 4e-6 } };
 
@@ -65,10 +68,11 @@ export function compare(got: ArrayLike<number>, { truth, naive, kind, dtype }: E
     reference += want * want;
   }
   // A truth that is zero to rounding has no energy to normalise by: there the elementwise bound alone decides.
-  const meanSquare = reference > truth.length * 1e-12 ? squares / reference : 0;
-  // Where terms cancel, rounding out to a half type before the backward pass costs more than the gate: naive attention shows it.
-  const naiveSquares = naive ? TIMES_NAIVE[kind] ** 2 * (squaredError(naive, truth) / reference) : 0;
-  const ok = off === 0 && meanSquare <= Math.max(MEAN_SQUARE[dtype], naiveSquares);
+  const energy = truth.length >= FEWEST_FOR_MEAN && reference > truth.length * 1e-12 ? reference : Infinity;
+  const meanSquare = squares / energy;
+  // Where terms cancel, out rounded to a half type before the backward pass costs more than the gate, in naive attention too.
+  const naiveSquare = naive ? (TIMES_NAIVE[kind] ** 2 * squaredError(naive, truth)) / energy : 0;
+  const ok = off === 0 && meanSquare <= Math.max(MEAN_SQUARE[dtype], naiveSquare);
   const { n, error, bound } = worst;
   const text =
     `${off} of ${truth.length} elements off; worst at ${n}: got ${got[n]}, expected ${truth[n]}, ` +
