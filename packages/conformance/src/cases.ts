@@ -182,7 +182,7 @@ export function inputsOf(c: Case): { inputs: Inputs; options: Options; dout: Num
   };
   const dout = random.numbers(shape(H, Sq, Dv));
   const broadcast = (shared: string): number[] =>
-    [B, H, Sq, Skv].map((size, axis) => (shared.includes("bhij"[axis]!) && shared !== "none" ? 1 : size));
+    [B, H, Sq, Skv].map((size, axis) => (shared.includes("bhij"[axis]) && shared !== "none" ? 1 : size));
   const options: Options = {
     ...c.options,
     ...(c.bias && { bias: random.numbers(broadcast(c.bias)) }),

@@ -3,9 +3,9 @@ import { reference, type BackendProvider } from "@fa/core";
 import { formatReport } from "./report.ts";
 import { conformance, conformanceChecks, type CheckResult, type ConformanceOptions } from "./runner.ts";
 
-const { argv, exit, stderr, stdout, cwd, getBuiltinModule } = process;
-const { createRequire } = getBuiltinModule("node:module");
-const { pathToFileURL } = getBuiltinModule("node:url");
+const { argv, stderr, stdout } = process;
+const { createRequire } = process.getBuiltinModule("node:module");
+const { pathToFileURL } = process.getBuiltinModule("node:url");
 
 const integer = (text: string): number => {
   const value = Number(text);
@@ -65,7 +65,7 @@ async function load(specifier: string): Promise<BackendProvider> {
 function locate(name: string): string {
   if (/^\.{0,2}\//.test(name)) return pathToFileURL(name).href;
   try {
-    return pathToFileURL(createRequire(`${cwd()}/`).resolve(name)).href;
+    return pathToFileURL(createRequire(`${process.cwd()}/`).resolve(name)).href;
   } catch {
     return name;
   }
@@ -109,4 +109,4 @@ async function main(): Promise<number> {
   }
 }
 
-exit(await main());
+process.exit(await main());

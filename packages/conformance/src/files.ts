@@ -6,9 +6,9 @@ import type { Numbers } from "./subject.ts";
 export interface CaseFile<C> {
   readonly cases: readonly C[];
   /** A tensor of a case. */
-  tensor(name: string): Numbers;
+  tensor(key: string): Numbers;
   /** A field of the json beside the cases. */
-  field(name: string): unknown;
+  field(key: string): unknown;
 }
 
 /** Reads a case file from a folder, given as a URL that ends in a slash: by `fs` for file URLs, else by `fetch`. */
@@ -17,13 +17,13 @@ export async function readCaseFile<C>(folder: URL, name: string): Promise<CaseFi
     [`${name}.json`, `${name}.safetensors`].map((file) => readFile(new URL(file, folder))),
   );
   const described = JSON.parse(new TextDecoder().decode(json)) as { cases: C[] } & Record<string, unknown>;
-  const tensors = readSafetensors(data!);
+  const tensors = readSafetensors(data);
   return {
     cases: described.cases,
-    field: (name) => described[name],
-    tensor(name) {
-      const found = tensors.get(name);
-      if (!found) throw new Error(`no tensor ${name} in ${folder.href}`);
+    field: (key) => described[key],
+    tensor(key) {
+      const found = tensors.get(key);
+      if (!found) throw new Error(`no tensor ${key} in ${folder.href}`);
       return numbers(found);
     },
   };

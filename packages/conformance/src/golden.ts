@@ -108,8 +108,8 @@ async function runLinear(subject: Subject, file: CaseFile<LinearCase>, c: Linear
   const { splits } = c.options;
   const results = await fa.linearSplit(x, weight, splits, { bias });
   for (const [n, part] of columns(tensor("y"), splits).entries()) {
-    agree(`y${n}`, await numbersOf(results[n]!), part.values);
-    results[n]!.dispose();
+    agree(`y${n}`, await numbersOf(results[n]), part.values);
+    results[n].dispose();
   }
   if (splits.length === 1) {
     using y = await fa.linear(x, weight, { bias });
@@ -173,7 +173,7 @@ async function runPhilox(subject: Subject, file: CaseFile<PhiloxCase>, c: Philox
     { dropout: { ...c.dropout, seed } },
   );
   for (let n = 0; n < out.length; n++) {
-    hold((out[n]! !== 0) === (keep[n] !== 0), `element ${n} is ${out[n] ? "kept" : "dropped"}, Philox says otherwise`);
+    hold((out[n] !== 0) === (keep[n] !== 0), `element ${n} is ${out[n] ? "kept" : "dropped"}, Philox says otherwise`);
   }
 }
 

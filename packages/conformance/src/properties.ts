@@ -1,4 +1,4 @@
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { dropoutMask, keepThreshold } from "@fa/core";
 import { agree, hold, same, type Check } from "./check.ts";
 import { Random } from "./random.ts";
@@ -60,7 +60,7 @@ function problemOf(d: Drawn): Problem {
 }
 
 /** What holds for attention on any problem, as checks on random ones. */
-export function propertyChecks({ runs, seed }: PropertyRuns): Check[] {
+export function propertyChecks({ runs, seed: firstSeed }: PropertyRuns): Check[] {
   const property = (
     name: string,
     capability: string,
@@ -71,7 +71,7 @@ export function propertyChecks({ runs, seed }: PropertyRuns): Check[] {
     run: (subject) =>
       fc.assert(
         fc.asyncProperty(drawn, (d) => holds(subject, problemOf(d))),
-        { numRuns: runs, seed, endOnFailure: false },
+        { numRuns: runs, seed: firstSeed, endOnFailure: false },
       ),
   });
 
@@ -80,14 +80,14 @@ export function propertyChecks({ runs, seed }: PropertyRuns): Check[] {
       const { B, H, Sq, Skv } = p.dims;
       const bias = p.random.numbers([B, H, Sq, Skv]);
       const shift = Float64Array.from({ length: B * H * Sq }, () => p.random.integer(64) / 8 - 4);
-      const shifted = { ...bias, values: Float64Array.from(bias.values, (x, n) => x + shift[Math.floor(n / Skv)]!) };
+      const shifted = { ...bias, values: Float64Array.from(bias.values, (x, n) => x + shift[Math.floor(n / Skv)]) };
       const plain = await s.attention(p, { ...p.options, bias });
       const moved = await s.attention(p, { ...p.options, bias: shifted });
       agree("out", moved.out, plain.out);
       agree(
         "lse",
         moved.lse,
-        plain.lse.map((x, n) => x + shift[n]!),
+        plain.lse.map((x, n) => x + shift[n]),
       );
     }),
     property("permuting keys together with values changes nothing", "plain", async (s, p) => {
@@ -122,14 +122,14 @@ export function propertyChecks({ runs, seed }: PropertyRuns): Check[] {
     }),
     property("out is linear in v", "plain", async (s, p) => {
       const other = p.random.numbers(p.v.shape);
-      const sum = { ...p.v, values: Float64Array.from(p.v.values, (x, n) => 2 * x - other.values[n]!) };
+      const sum = { ...p.v, values: Float64Array.from(p.v.values, (x, n) => 2 * x - other.values[n]) };
       const first = await s.attention(p, p.options);
       const second = await s.attention({ ...p, v: other }, p.options);
       const both = await s.attention({ ...p, v: sum }, p.options);
       agree(
         "out",
         both.out,
-        first.out.map((x, n) => 2 * x - second.out[n]!),
+        first.out.map((x, n) => 2 * x - second.out[n]),
       );
     }),
     property("out lies between the smallest and largest value", "plain", async (s, p) => {
@@ -170,13 +170,13 @@ export function propertyChecks({ runs, seed }: PropertyRuns): Check[] {
         lse: new Float64Array(whole.lse.length).fill(-Infinity),
       };
       for (let piece = 0; piece + 1 < cuts.length; piece++) {
-        const [from, to] = [cuts[piece]!, cuts[piece + 1]!];
-        const part = await s.attention({ q: p.q, k: rows(p.k, from, to), v: rows(p.v, from, to) });
+        const [from, to] = [cuts[piece], cuts[piece + 1]];
+        const part = await s.attention({ q: p.q, k: rowsOf(p.k, from, to), v: rowsOf(p.v, from, to) });
         for (let r = 0; r < merged.lse.length; r++) {
-          const lse = logAddExp(merged.lse[r]!, part.lse[r]!);
+          const lse = logAddExp(merged.lse[r], part.lse[r]);
           const [kept, added] =
-            lse === -Infinity ? [0, 0] : [Math.exp(merged.lse[r]! - lse), Math.exp(part.lse[r]! - lse)];
-          for (let d = r * Dv; d < (r + 1) * Dv; d++) merged.out[d] = kept * merged.out[d]! + added * part.out[d]!;
+            lse === -Infinity ? [0, 0] : [Math.exp(merged.lse[r] - lse), Math.exp(part.lse[r] - lse)];
+          for (let d = r * Dv; d < (r + 1) * Dv; d++) merged.out[d] = kept * merged.out[d] + added * part.out[d];
           merged.lse[r] = lse;
         }
       }
@@ -221,9 +221,9 @@ export function propertyChecks({ runs, seed }: PropertyRuns): Check[] {
       agree("lse", apart.lse, shared.lse);
     }),
     property("rank 3 equals rank 4 with one head", "rank-3", async (s, p) => {
-      const one = ({ shape: [B, , S, D] }: Numbers, random: Random): Numbers => random.numbers([B!, 1, S!, D!]);
+      const one = ({ shape: [B, , S, D] }: Numbers, random: Random): Numbers => random.numbers([B, 1, S, D]);
       const four = { q: one(p.q, p.random), k: one(p.k, p.random), v: one(p.v, p.random) };
-      const flat = ({ shape: [B, , S, D], values }: Numbers): Numbers => ({ shape: [B!, S!, D!], values });
+      const flat = ({ shape: [B, , S, D], values }: Numbers): Numbers => ({ shape: [B, S, D], values });
       const ranked = await s.attention(four, p.options);
       const flattened = await s.attention({ q: flat(four.q), k: flat(four.k), v: flat(four.v) }, p.options);
       same("out", flattened.out, ranked.out);
@@ -252,23 +252,22 @@ export function propertyChecks({ runs, seed }: PropertyRuns): Check[] {
       async (s, p) => {
         const { B, H, Sq, Skv } = p.dims;
         const probability = (1 + p.random.integer(15)) / 16;
-        const seed = (BigInt(p.random.word()) << 32n) | BigInt(p.random.word());
-        const offset = p.random.word();
-        const zeros = (rows: number, heads: number): Numbers => ({
-          shape: [B, heads, rows, 2],
-          values: new Float64Array(B * heads * rows * 2),
+        const [seedLow, seedHigh, offset] = [p.random.word(), p.random.word(), p.random.word()];
+        const bits = (BigInt(seedHigh) << 32n) | BigInt(seedLow);
+        const zeros = (length: number, heads: number): Numbers => ({
+          shape: [B, heads, length, 2],
+          values: new Float64Array(B * heads * length * 2),
         });
         const identity = new Float64Array(B * Skv * Skv);
         for (let n = 0; n < B * Skv; n++) identity[n * Skv + (n % Skv)] = 1;
         const inputs = { q: zeros(Sq, H), k: zeros(Skv, 1), v: { shape: [B, 1, Skv, Skv], values: identity } };
-        const { out } = await s.attention(inputs, { dropout: { p: probability, seed, offset } });
+        const { out } = await s.attention(inputs, { dropout: { p: probability, seed: bits, offset } });
         let kept = 0;
         for (let batchHead = 0; batchHead < B * H; batchHead++) {
-          const key = { p: probability, seedLow: Number(seed & 0xffffffffn), seedHigh: Number(seed >> 32n), offset };
-          const keep = dropoutMask(key, batchHead);
+          const keep = dropoutMask({ p: probability, seedLow, seedHigh, offset }, batchHead);
           for (let i = 0; i < Sq; i++) {
             for (let j = 0; j < Skv; j++) {
-              const got = out[(batchHead * Sq + i) * Skv + j]!;
+              const got = out[(batchHead * Sq + i) * Skv + j];
               hold((got !== 0) === keep(i, j), `element (${batchHead}, ${i}, ${j}) is ${got}`);
               if (got !== 0) kept++;
             }
@@ -284,19 +283,19 @@ export function propertyChecks({ runs, seed }: PropertyRuns): Check[] {
       const SEEDS = 48;
       const plain = await s.attention(p, p.options);
       const mean = new Float64Array(plain.out.length);
-      for (let seed = 0; seed < SEEDS; seed++) {
-        const { out } = await s.attention(p, { ...p.options, dropout: { p: 0.2, seed: p.dims.seed, offset: seed } });
-        out.forEach((x, n) => (mean[n]! += x / SEEDS));
+      for (let offset = 0; offset < SEEDS; offset++) {
+        const { out } = await s.attention(p, { ...p.options, dropout: { p: 0.2, seed: p.dims.seed, offset } });
+        out.forEach((x, n) => (mean[n] += x / SEEDS));
       }
       // Values are below 4 and weights sum to 1: one seed's deviation is below 4 * sqrt(p / (1 - p)) = 2.
       const bound = (5 * 2) / Math.sqrt(SEEDS);
       for (let n = 0; n < mean.length; n++) {
         hold(
-          Math.abs(mean[n]! - plain.out[n]!) <= bound,
+          Math.abs(mean[n] - plain.out[n]) <= bound,
           `element ${n}: mean ${mean[n]}, without dropout ${plain.out[n]}`,
         );
       }
-      const bias = mean.reduce((sum, x, n) => sum + x - plain.out[n]!, 0) / mean.length;
+      const bias = mean.reduce((sum, x, n) => sum + x - plain.out[n], 0) / mean.length;
       hold(Math.abs(bias) <= bound / 2, `mean deviation ${bias}`);
     }),
   ];
@@ -310,7 +309,7 @@ function logAddExp(a: number, b: number): number {
 /** Slices along an axis in another order; the order may repeat some. */
 function permuted({ shape, values }: Numbers, axis: number, order: readonly number[]): Numbers {
   const inner = shape.slice(axis + 1).reduce((product, size) => product * size, 1);
-  const size = shape[axis]!;
+  const size = shape[axis];
   const outer = values.length / (inner * size || 1);
   const result = new Float64Array(outer * order.length * inner);
   for (let o = 0; o < outer; o++) {
@@ -323,7 +322,7 @@ function permuted({ shape, values }: Numbers, axis: number, order: readonly numb
 }
 
 /** Rows [from, to) of [B, H, S, D]. */
-function rows(numbers: Numbers, from: number, to: number): Numbers {
+function rowsOf(numbers: Numbers, from: number, to: number): Numbers {
   return permuted(
     numbers,
     2,

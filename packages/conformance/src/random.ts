@@ -16,7 +16,7 @@ export class Random {
     const lane = this.#drawn % 4;
     if (lane === 0) philox4x32([this.#drawn / 4, 0, 0, 0], this.#key, 7, this.#words);
     this.#drawn++;
-    return this.#words[lane]!;
+    return this.#words[lane];
   }
 
   /** Uniform in [0, 1). */
@@ -49,7 +49,7 @@ export class Random {
     const order = Array.from({ length }, (_, n) => n);
     for (let n = length - 1; n > 0; n--) {
       const other = this.integer(n + 1);
-      [order[n], order[other]] = [order[other]!, order[n]!];
+      [order[n], order[other]] = [order[other], order[n]];
     }
     return order;
   }

@@ -54,16 +54,14 @@ export class Subject {
   }
 
   upload({ shape, values, dtype }: Numbers, fallback: FloatDType): Tensor {
-    const stored = dtype ?? fallback;
-    return this.fa.tensor(arrayOf(stored, values), { shape, dtype: stored });
+    const storedAs = dtype ?? fallback;
+    return this.fa.tensor(arrayOf(storedAs, values), { shape, dtype: storedAs });
   }
 
   async attention(inputs: Inputs, options: Options = {}, dtype: FloatDType = "float32"): Promise<Forward> {
     return this.#with(inputs, options, dtype, async (tensors, uploaded) => {
-      const { out, lse } = await this.fa.attention(tensors.q, tensors.k, tensors.v, { ...uploaded, returnLse: true });
-      using _out = out;
-      using _lse = lse;
-      return { out: await numbersOf(out), lse: await numbersOf(lse) };
+      const { q, k, v } = tensors;
+      return await taken({ ...(await this.fa.attention(q, k, v, { ...uploaded, returnLse: true })) });
     });
   }
 
@@ -77,17 +75,14 @@ export class Subject {
     return this.#with(inputs, options, dtype, async (tensors, uploaded) => {
       const { q, k, v } = tensors;
       const { out, lse } = await this.fa.attention(q, k, v, { ...uploaded, returnLse: true });
-      using _out = out;
-      using _lse = lse;
       using gradient = this.upload(dout, out.dtype as FloatDType);
-      const gradients = await this.fa.attentionBackward({ q, k, v, out, lse, dout: gradient }, uploaded);
-      const results: Record<string, Float64Array> = { out: await numbersOf(out), lse: await numbersOf(lse) };
-      for (const [name, tensor] of Object.entries(gradients) as [string, Tensor | undefined][]) {
-        if (!tensor) continue;
-        results[name] = await numbersOf(tensor);
-        tensor.dispose();
+      try {
+        const gradients = await this.fa.attentionBackward({ q, k, v, out, lse, dout: gradient }, uploaded);
+        return await taken({ out, lse, ...gradients });
+      } finally {
+        out.dispose();
+        lse.dispose();
       }
-      return results as unknown as Backward;
     });
   }
 
@@ -118,6 +113,17 @@ export class Subject {
       for (const tensor of made) tensor.dispose();
     }
   }
+}
+
+/** Contents of result tensors, which are disposed. */
+async function taken<Name extends string>(tensors: Readonly<Partial<Record<Name, Tensor | undefined>>>) {
+  const numbers: Partial<Record<Name, Float64Array>> = {};
+  for (const [name, tensor] of Object.entries(tensors) as [Name, Tensor | undefined][]) {
+    if (!tensor) continue;
+    numbers[name] = await numbersOf(tensor);
+    tensor.dispose();
+  }
+  return numbers as Record<Name, Float64Array>;
 }
 
 /** Contents of a tensor as float64. */

@@ -47,8 +47,8 @@ export function compare(got: ArrayLike<number>, { truth, naive, kind, dtype }: E
   let squares = 0;
   let reference = 0;
   for (let n = 0; n < truth.length; n++) {
-    const want = truth[n]!;
-    const value = got[n]!;
+    const want = truth[n];
+    const value = got[n];
     if (!Number.isFinite(want)) {
       if (!Object.is(value, want)) {
         off++;
@@ -83,7 +83,7 @@ export function compare(got: ArrayLike<number>, { truth, naive, kind, dtype }: E
 function squaredError(values: ArrayLike<number>, truth: ArrayLike<number>): number {
   let squares = 0;
   for (let n = 0; n < truth.length; n++) {
-    if (Number.isFinite(truth[n])) squares += (values[n]! - truth[n]!) ** 2;
+    if (Number.isFinite(truth[n])) squares += (values[n] - truth[n]) ** 2;
   }
   return squares;
 }
@@ -91,7 +91,7 @@ function squaredError(values: ArrayLike<number>, truth: ArrayLike<number>): numb
 function largestFinite(values: ArrayLike<number>): number {
   let largest = 0;
   for (let n = 0; n < values.length; n++) {
-    const size = Math.abs(values[n]!);
+    const size = Math.abs(values[n]);
     if (size < Infinity && size > largest) largest = size;
   }
   return largest;
@@ -108,9 +108,9 @@ function boundOfHalf(
   let naiveError = 0;
   let grain = 0;
   for (let n = 0; n < truth.length; n++) {
-    const want = truth[n]!;
+    const want = truth[n];
     if (!Number.isFinite(want)) continue;
-    const error = Math.abs(naive[n]! - want);
+    const error = Math.abs(naive[n] - want);
     if (error > naiveError) naiveError = error;
     const stored = round(want);
     grain = Math.max(grain, Math.abs(round(round(stored + 0.3) - 0.3) - stored));

@@ -13,9 +13,9 @@ const DATA = "reference/data.ts";
 /** Mistakes that attention kernels are known to make. The suite must catch each one. */
 export const FAULTS: readonly Fault[] = [
   // The online softmax.
-  { name: "acc is not rescaled", file: TILED, find: "acc[r * Dv + d]! *= alpha", replace: "acc[r * Dv + d]! *= 1" },
-  { name: "l is not rescaled", file: TILED, find: "l[r] = alpha * l[r]! + sum", replace: "l[r] = l[r]! + sum" },
-  { name: "each block subtracts its own max", file: TILED, find: "let max = m[r]!;", replace: "let max = -Infinity;" },
+  { name: "acc is not rescaled", file: TILED, find: "acc[r * Dv + d] *= alpha", replace: "acc[r * Dv + d] *= 1" },
+  { name: "l is not rescaled", file: TILED, find: "l[r] = alpha * l[r] + sum", replace: "l[r] = l[r] + sum" },
+  { name: "each block subtracts its own max", file: TILED, find: "let max = m[r];", replace: "let max = -Infinity;" },
   {
     name: "the max is never subtracted",
     file: TILED,
@@ -31,17 +31,17 @@ export const FAULTS: readonly Fault[] = [
   {
     name: "the row sum is taken after dropout",
     file: TILED,
-    find: "sum += P[r * Bc + c]!;",
-    replace: "sum += P[r * Bc + c]! * program.dropoutFactor(i0 + r, j0 + c);",
+    find: "sum += P[r * Bc + c];",
+    replace: "sum += P[r * Bc + c] * program.dropoutFactor(i0 + r, j0 + c);",
   },
   {
     name: "1e-6 is added to l",
     file: TILED,
-    find: "acc[r * Dv + d]! / l[r]!",
-    replace: "acc[r * Dv + d]! / (l[r]! + 1e-6)",
+    find: "acc[r * Dv + d] / l[r]",
+    replace: "acc[r * Dv + d] / (l[r] + 1e-6)",
   },
-  { name: "lse is in base 2", file: TILED, find: "m[r]! + Math.log(l[r]!)", replace: "m[r]! + Math.log2(l[r]!)" },
-  { name: "lse leaves out m", file: TILED, find: "m[r]! + Math.log(l[r]!)", replace: "Math.log(l[r]!)" },
+  { name: "lse is in base 2", file: TILED, find: "m[r] + Math.log(l[r])", replace: "m[r] + Math.log2(l[r])" },
+  { name: "lse leaves out m", file: TILED, find: "m[r] + Math.log(l[r])", replace: "Math.log(l[r])" },
   { name: "an empty row is divided by 0", file: TILED, find: "l[r] === 0 ? 0 : finiteOrNaN", replace: "finiteOrNaN" },
   { name: "an empty row has lse 0", file: TILED, find: "l[r] === 0 ? -Infinity :", replace: "l[r] === 0 ? 0 :" },
   // Visibility.
@@ -117,8 +117,8 @@ export const FAULTS: readonly Fault[] = [
   {
     name: "softcap comes after bias",
     file: DATA,
-    find: "      if (cap) s = cap * Math.tanh(s / cap);\n      if (bias) s += data.bias![biasAt(i, j)]!;",
-    replace: "      if (bias) s += data.bias![biasAt(i, j)]!;\n      if (cap) s = cap * Math.tanh(s / cap);",
+    find: "      if (cap) s = cap * Math.tanh(s / cap);\n      if (bias) s += data.bias![biasAt(i, j)];",
+    replace: "      if (bias) s += data.bias![biasAt(i, j)];\n      if (cap) s = cap * Math.tanh(s / cap);",
   },
   {
     name: "softcap has no derivative",
@@ -146,7 +146,7 @@ export const FAULTS: readonly Fault[] = [
     find: "program.sink === -Infinity ? 0 : 1",
     replace: "0",
   },
-  { name: "the sink of the first head is used for all", file: DATA, find: "data.sinks[h]!", replace: "data.sinks[0]!" },
+  { name: "the sink of the first head is used for all", file: DATA, find: "data.sinks[h]", replace: "data.sinks[0]" },
   // Heads, dims, layout.
   {
     name: "query head h reads key head h mod Hkv",
@@ -197,11 +197,11 @@ export const FAULTS: readonly Fault[] = [
   {
     name: "dropout counts rows within the tile",
     file: TILED,
-    find: "P[r * Bc + c]! * program.dropoutFactor(i0 + r, j0 + c);\n              addScaled",
-    replace: "P[r * Bc + c]! * program.dropoutFactor(r, j0 + c);\n              addScaled",
+    find: "P[r * Bc + c] * program.dropoutFactor(i0 + r, j0 + c);\n              addScaled",
+    replace: "P[r * Bc + c] * program.dropoutFactor(r, j0 + c);\n              addScaled",
   },
   // Backward.
-  { name: "dS leaves out delta", file: TILED, find: "P * (dP - delta[i]!)", replace: "P * dP" },
+  { name: "dS leaves out delta", file: TILED, find: "P * (dP - delta[i])", replace: "P * dP" },
   {
     name: "dv does not see dropout",
     file: TILED,
@@ -219,14 +219,14 @@ export const FAULTS: readonly Fault[] = [
   {
     name: "a broadcast dbias is overwritten, not summed",
     file: TILED,
-    find: "dbias[program.biasAt(i, j)]! += dS",
+    find: "dbias[program.biasAt(i, j)] += dS",
     replace: "dbias[program.biasAt(i, j)] = dS",
   },
   {
     name: "dsinks has the other sign",
     file: TILED,
-    find: "gradients.dsinks[h]! -=",
-    replace: "gradients.dsinks[h]! +=",
+    find: "gradients.dsinks[h] -=",
+    replace: "gradients.dsinks[h] +=",
   },
   {
     name: "the backward pass ignores visibility",
@@ -262,8 +262,8 @@ export const FAULTS: readonly Fault[] = [
   {
     name: "two runs give different bits",
     file: TILED,
-    find: "const alpha = Math.exp(m[r]! - base);",
-    replace: "const alpha = Math.exp(m[r]! - base) * (1 + 1e-6 * Math.random());",
+    find: "const alpha = Math.exp(m[r] - base);",
+    replace: "const alpha = Math.exp(m[r] - base) * (1 + 1e-6 * Math.random());",
   },
   { name: "linear forgets its bias", file: "reference/linear.ts", find: "+ (bias?.[n] ?? 0)", replace: "" },
   {

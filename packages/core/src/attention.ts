@@ -141,7 +141,7 @@ export class Attention {
     const from = x.dtype as FloatDType;
     const problem = { op: "cast", dtype: from, resultDType: dtype, elements: x.size } as const;
     const { y } = await this.#run("cast", problem, bindings, { y: { shape: x.shape, dtype } });
-    return y!;
+    return y;
   }
 
   /**
@@ -205,7 +205,7 @@ export class Attention {
    */
   async linear(x: Tensor, weight: Tensor, options: { readonly bias?: Tensor | undefined } = {}): Promise<Tensor> {
     const [y] = await this.#linear("linear", x, weight, undefined, options);
-    return y!;
+    return y;
   }
 
   /**
@@ -262,7 +262,7 @@ export class Attention {
     const fix = "Pass the gradient of each result of linear, in order.";
     const widths = dys.map((dy) => dy.shape.at(-1) ?? 0);
     for (const [n, dy] of dys.entries()) {
-      const expected = [...x.shape.slice(0, -1), widths[n]!];
+      const expected = [...x.shape.slice(0, -1), widths[n]];
       if (!sameShape(dy.shape, expected) || dy.dtype !== x.dtype) {
         refuse(dy.dtype === x.dtype ? "FA_SHAPE" : "FA_DTYPE", {
           where: `${where}(dy)`,

@@ -71,7 +71,7 @@ function discovered(name: string, importPackage: (specifier: string) => Promise<
       } catch (error) {
         return { ok: false, reason: notImported(specifier, error) };
       }
-      provider = module[name]!();
+      provider = module[name]();
       return provider.probe();
     },
     open: () => provider!.open(),
@@ -95,19 +95,18 @@ async function importInstalled(specifier: string): Promise<unknown> {
   }
 }
 
-interface NodeProcess {
+interface Node {
   cwd(): string;
-  getBuiltinModule?(name: "module"): { createRequire(from: string): { resolve(specifier: string): string } };
-  getBuiltinModule?(name: "url"): { pathToFileURL(path: string): URL };
+  getBuiltinModule(name: "module"): { createRequire: (from: string) => { resolve(specifier: string): string } };
+  getBuiltinModule(name: "url"): { pathToFileURL: (path: string) => URL };
 }
 
 function resolveFromWorkingDirectory(specifier: string): string | undefined {
-  const process = (globalThis as { process?: NodeProcess }).process;
+  const { process } = globalThis as { process?: Node };
   try {
-    const { createRequire } = process!.getBuiltinModule!("module");
-    const path = createRequire(`${process!.cwd()}/`).resolve(specifier);
-    return (process!.getBuiltinModule!("url") as unknown as { pathToFileURL(path: string): URL }).pathToFileURL(path)
-      .href;
+    const { createRequire } = process!.getBuiltinModule("module");
+    const { pathToFileURL } = process!.getBuiltinModule("url");
+    return pathToFileURL(createRequire(`${process!.cwd()}/`).resolve(specifier)).href;
   } catch {
     return undefined;
   }

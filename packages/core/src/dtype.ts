@@ -74,14 +74,15 @@ const DTYPES_OF_ARRAY: Readonly<Record<string, { implied?: DType; accepts: reado
   Int32Array: { implied: "int32", accepts: ["int32"] },
 };
 
-const typeName = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), Symbol.toStringTag)!.get!;
+/** "Float32Array" and so on by the getter that all typed arrays share, so arrays of other realms are known too. */
+const typedArrayTag = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), Symbol.toStringTag)!;
 
 /**
  * The dtype of data given to `fa.tensor`: from the array, or as named where the array leaves it open.
  * @throws FaError FA_DTYPE when the array is of no accepted kind or does not hold the dtype named
  */
 export function dtypeOf(where: string, data: unknown, named: unknown): DType {
-  const kind = typeName.call(data) as string | undefined;
+  const kind = typedArrayTag.get!.call(data) as string | undefined;
   const entry = kind === undefined ? undefined : DTYPES_OF_ARRAY[kind];
   if (!entry) {
     refuse("FA_DTYPE", {
@@ -208,7 +209,7 @@ export function encode(dtype: DType, values: ArrayLike<number>): Uint8Array<Arra
   const bytes = new Uint8Array(values.length * BYTES[dtype]);
   const narrow = narrowBits(dtype, bytes);
   if (narrow) {
-    for (let n = 0; n < values.length; n++) narrow.bits[n] = bitsOf(narrow.dtype, roundTo(narrow.dtype, values[n]!));
+    for (let n = 0; n < values.length; n++) narrow.bits[n] = bitsOf(narrow.dtype, roundTo(narrow.dtype, values[n]));
   } else if (dtype === "bool") {
     for (let n = 0; n < values.length; n++) bytes[n] = values[n] ? 1 : 0;
   } else {

@@ -111,7 +111,7 @@ function noise(elements: number, stream: number): Float32Array {
   const words = new Uint32Array(4);
   for (let n = 0; n < elements; n++) {
     if (n % 4 === 0) philox4x32([n / 4, stream, 0, 0], [0, 0], undefined, words);
-    values[n] = words[n % 4]! / 2 ** 31 - 1;
+    values[n] = words[n % 4] / 2 ** 31 - 1;
   }
   return values;
 }
@@ -119,7 +119,7 @@ function noise(elements: number, stream: number): Float32Array {
 function largestDifference(a: Float32Array, b: Float32Array): number {
   let largest = 0;
   for (let n = 0; n < a.length; n++) {
-    const difference = Math.abs(a[n]! - b[n]!);
+    const difference = Math.abs(a[n] - b[n]);
     if (Number.isNaN(difference)) return NaN;
     if (difference > largest) largest = difference;
   }

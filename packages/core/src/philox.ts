@@ -33,12 +33,12 @@ export function philox4x32(
   rounds: number = DROPOUT_ROUNDS,
   out: Uint32Array = new Uint32Array(4),
 ): Uint32Array {
-  let c0 = counter[0]!;
-  let c1 = counter[1]!;
-  let c2 = counter[2]!;
-  let c3 = counter[3]!;
-  let k0 = key[0]!;
-  let k1 = key[1]!;
+  let c0 = counter[0];
+  let c1 = counter[1];
+  let c2 = counter[2];
+  let c3 = counter[3];
+  let k0 = key[0];
+  let k1 = key[1];
   for (let round = 0; round < rounds; round++) {
     const high0 = mulHigh(MULTIPLIER_0, c0);
     const low0 = Math.imul(MULTIPLIER_0, c0) >>> 0;
@@ -93,7 +93,7 @@ export function dropoutMask(dropout: DropoutKey, batchHead: number): (i: number,
       philox4x32([group, row, batchHead, dropout.offset], key, DROPOUT_ROUNDS, words);
     }
     const draw = j % 8;
-    const word = words[draw >> 1]!;
+    const word = words[draw >> 1];
     return (draw % 2 ? word >>> 16 : word & 0xffff) >= threshold;
   };
 }

@@ -395,7 +395,7 @@ function checkSizes(where: string, { q, k, v }: QKV, rank: 3 | 4, layout: Layout
 
 /** [B, heads, rows, dim] of a shape in its layout. */
 function axes(shape: readonly number[], rank: 3 | 4, layout: Layout): [number, number, number, number] {
-  if (rank === 3) return [shape[0]!, 1, shape[1]!, shape[2]!];
+  if (rank === 3) return [shape[0], 1, shape[1], shape[2]];
   const [B, second, third, dim] = shape as [number, number, number, number];
   return layout === "bhsd" ? [B, second, third, dim] : [B, third, second, dim];
 }
@@ -609,8 +609,7 @@ function checkDropout(where: string, dropout: unknown) {
     p,
     "0.1 drops a tenth of the probabilities.",
   );
-  const seedHolds =
-    typeof seed === "bigint" ? seed >= 0n && seed < 1n << 64n : Number.isSafeInteger(seed) && (seed as number) >= 0;
+  const seedHolds = typeof seed === "bigint" ? seed >= 0n && seed < 1n << 64n : Number.isSafeInteger(seed) && seed >= 0;
   mustHold(
     seedHolds,
     where,

@@ -99,7 +99,7 @@ async function openFastest(providers: readonly BackendProvider[], problem: Atten
   }
   if (!best) throw unavailable(report);
   const { backend, ms, entry } = best;
-  report[entry] = { ...report[entry]!, taken: true, reason: `the fastest: ${ms.toFixed(3)} ms` };
+  report[entry] = { ...report[entry], taken: true, reason: `the fastest: ${ms.toFixed(3)} ms` };
   return { backend, report };
 }
 

@@ -127,7 +127,7 @@ class ReferenceBackend implements Backend {
 
   run({ problem, tile }: Plan, bindings: Bindings): void {
     const buffers = bindings as Readonly<Record<string, HostBuffer>>;
-    const read = (name: string, dtype: DType): Float64Array => decode(dtype, buffers[name]!.contents!);
+    const read = (name: string, dtype: DType): Float64Array => decode(dtype, buffers[name].contents!);
     const write = (name: string, dtype: DType, values: ArrayLike<number> | undefined): void => {
       if (values && buffers[name]) buffers[name].contents!.set(encode(dtype, values));
     };
@@ -219,7 +219,7 @@ function attentionData(
     k: read("k", dtype),
     v: read("v", dtype),
     bias: bias && read("bias", bias.dtype),
-    mask: step(program, "visibility")?.mask && buffers.mask!.contents,
+    mask: step(program, "visibility")?.mask && buffers.mask.contents,
     alibiSlopes: alibi && read("alibiSlopes", alibi.dtype),
     sinks: sinks && read("sinks", sinks.dtype),
   };

@@ -60,7 +60,7 @@ export function rowAt({ batch, head, row }: RowStrides, b: number, h: number, i:
 /** Dot product of `length` elements of a from `x` and of c from `y`. */
 export function dot(a: Float64Array, x: number, c: Float64Array, y: number, length: number): number {
   let sum = 0;
-  for (let d = 0; d < length; d++) sum += a[x + d]! * c[y + d]!;
+  for (let d = 0; d < length; d++) sum += a[x + d] * c[y + d];
   return sum;
 }
 
@@ -73,22 +73,22 @@ export function addScaled(
   from: number,
   length: number,
 ): void {
-  for (let d = 0; d < length; d++) y[at + d]! += factor * x[from + d]!;
+  for (let d = 0; d < length; d++) y[at + d] += factor * x[from + d];
 }
 
 /** The score program of one (batch, head), as functions of query row i and key j. */
 export interface HeadProgram {
   /** From a raw q.k to the score that the softmax sees; visibility apart. */
-  score(i: number, j: number, qk: number): number;
+  readonly score: (i: number, j: number, qk: number) => number;
   /** d score / d (q.k) */
-  scoreSlope(qk: number): number;
-  visible(i: number, j: number): boolean;
+  readonly scoreSlope: (qk: number) => number;
+  readonly visible: (i: number, j: number) => boolean;
   /** What the probability is multiplied with: 1 without dropout, else 0 or 1 / (1 - p). */
-  dropoutFactor(i: number, j: number): number;
+  readonly dropoutFactor: (i: number, j: number) => number;
   /** The logit in the denominator; -Infinity without sinks, which adds nothing. */
   readonly sink: number;
   /** Where the gradient of bias[b, h, i, j] is summed. */
-  biasAt(i: number, j: number): number;
+  readonly biasAt: (i: number, j: number) => number;
 }
 
 export function headProgram(problem: AttentionProblem, data: AttentionData, b: number, h: number): HeadProgram {
@@ -97,7 +97,7 @@ export function headProgram(problem: AttentionProblem, data: AttentionData, b: n
   const cap = step(program, "softcap")?.cap ?? 0;
   const bias = step(program, "bias")?.operand;
   const alibi = step(program, "alibi");
-  const slope = alibi ? data.alibiSlopes![alibi.perBatch ? b * H + h : h]! : 0;
+  const slope = alibi ? data.alibiSlopes![alibi.perBatch ? b * H + h : h] : 0;
   const visibility = step(program, "visibility");
   const dropout = step(program, "dropout");
   const keep = dropout && dropoutMask(dropout, b * H + h);
@@ -108,7 +108,7 @@ export function headProgram(problem: AttentionProblem, data: AttentionData, b: n
     score(i, j, qk) {
       let s = scale * qk;
       if (cap) s = cap * Math.tanh(s / cap);
-      if (bias) s += data.bias![biasAt(i, j)]!;
+      if (bias) s += data.bias![biasAt(i, j)];
       if (alibi) s -= slope * Math.abs(i + diagonal - j);
       return s;
     },
@@ -121,7 +121,7 @@ export function headProgram(problem: AttentionProblem, data: AttentionData, b: n
       return inBand(band, i, j) && (!mask || data.mask![offsetIn(mask, b, h, i, j)] !== 0);
     },
     dropoutFactor: (i, j) => (!keep ? 1 : keep(i, j) ? kept : 0),
-    sink: data.sinks ? data.sinks[h]! : -Infinity,
+    sink: data.sinks ? data.sinks[h] : -Infinity,
     biasAt,
   };
 }

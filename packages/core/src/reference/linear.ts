@@ -37,10 +37,10 @@ export function naiveLinearBackward(
     for (let r = 0; r < M; r++) {
       for (let c = 0; c < width; c++) {
         const n = first + c;
-        const gradient = dy[part]![r * width + c]!;
+        const gradient = dy[part][r * width + c];
         addScaled(dx, r * K, gradient, weight, n * K, K);
         addScaled(dweight, n * K, gradient, x, r * K, K);
-        dbias[n]! += gradient;
+        dbias[n] += gradient;
       }
     }
     first += width;

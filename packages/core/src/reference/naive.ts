@@ -32,9 +32,9 @@ export function naiveAttention(problem: AttentionProblem, data: AttentionData, r
     for (let j = 0; j < Skv; j++) {
       if (!row.visible[j]) continue;
       const value = rowAt(rows.v, b, Math.floor(h / (H / Hkv)), j);
-      addScaled(out, at, round(P[j]! * dropoutFactor(i, j)), data.v, value, Dv);
+      addScaled(out, at, round(P[j] * dropoutFactor(i, j)), data.v, value, Dv);
     }
-    for (let d = 0; d < Dv; d++) out[at + d] = round(finiteOrNaN(out[at + d]!));
+    for (let d = 0; d < Dv; d++) out[at + d] = round(finiteOrNaN(out[at + d]));
     lse[(b * H + h) * Sq + i] = row.lse;
   }
   return { out, lse };
@@ -67,18 +67,18 @@ export function naiveAttentionBackward(
       if (!visible[j]) continue;
       const value = rowAt(rows.v, b, hkv, j);
       dP[j] = round(dot(dout, at.dout, data.v, value, Dv) * dropoutFactor(i, j));
-      delta += P[j]! * dP[j]!;
-      addScaled(dv, value, round(P[j]! * dropoutFactor(i, j)), dout, at.dout, Dv);
+      delta += P[j] * dP[j];
+      addScaled(dv, value, round(P[j] * dropoutFactor(i, j)), dout, at.dout, Dv);
     }
     for (let j = 0; j < Skv; j++) {
       if (!visible[j]) continue;
-      const dS = round(P[j]! * (dP[j]! - delta));
-      if (dbias) dbias[biasAt(i, j)]! += dS;
+      const dS = round(P[j] * (dP[j] - delta));
+      if (dbias) dbias[biasAt(i, j)] += dS;
       const key = rowAt(rows.k, b, hkv, j);
-      addScaled(dq, at.q, round(dS * scoreSlope(qk[j]!)), data.k, key, D);
-      addScaled(dk, key, round(dS * scoreSlope(qk[j]!)), data.q, at.q, D);
+      addScaled(dq, at.q, round(dS * scoreSlope(qk[j])), data.k, key, D);
+      addScaled(dk, key, round(dS * scoreSlope(qk[j])), data.q, at.q, D);
     }
-    if (dsinks && lse !== -Infinity) dsinks[h]! -= Math.exp(sink - lse) * delta;
+    if (dsinks && lse !== -Infinity) dsinks[h] -= Math.exp(sink - lse) * delta;
   }
   for (const gradient of [dq, dk, dv]) gradient.forEach((x, n) => (gradient[n] = round(x)));
   return { dq, dk, dv, dbias, dsinks };
@@ -102,16 +102,16 @@ function* probabilities(problem: AttentionProblem, data: AttentionData, round: R
           if (!visible[j]) continue;
           const key = rowAt(rows.k, b, Math.floor(h / (H / Hkv)), j);
           qk[j] = dot(data.q, rowAt(rows.q, b, h, i), data.k, key, D);
-          P[j] = round(program.score(i, j, qk[j]!));
-          if (P[j]! > m) m = P[j]!;
+          P[j] = round(program.score(i, j, qk[j]));
+          if (P[j] > m) m = P[j]!;
         }
         const base = subtrahend(m);
         let l = Math.exp(sink - base);
         for (let j = 0; j < Skv; j++) {
-          P[j] = visible[j] ? Math.exp(P[j]! - base) : 0;
-          l += P[j]!;
+          P[j] = visible[j] ? Math.exp(P[j] - base) : 0;
+          l += P[j];
         }
-        for (let j = 0; j < Skv; j++) P[j] = l === 0 ? 0 : round(P[j]! / l);
+        for (let j = 0; j < Skv; j++) P[j] = l === 0 ? 0 : round(P[j] / l);
         yield { ...program, b, h, i, qk, visible, P, lse: base + Math.log(l) };
       }
     }

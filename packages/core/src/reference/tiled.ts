@@ -101,25 +101,25 @@ export function tiledAttention(
           // softmax: P = exp(S - m) [Br, Bc]; what earlier tiles left is rescaled to the new max.
           const P = new Float64Array(Br * Bc);
           for (let r = 0; r < Br; r++) {
-            let max = m[r]!;
-            for (let c = 0; c < Bc; c++) if (S[r * Bc + c]! > max) max = S[r * Bc + c]!;
+            let max = m[r];
+            for (let c = 0; c < Bc; c++) if (S[r * Bc + c] > max) max = S[r * Bc + c]!;
             const base = subtrahend(max);
-            const alpha = Math.exp(m[r]! - base);
+            const alpha = Math.exp(m[r] - base);
             let sum = 0;
             for (let c = 0; c < Bc; c++) {
-              P[r * Bc + c] = Math.exp(S[r * Bc + c]! - base);
-              sum += P[r * Bc + c]!;
+              P[r * Bc + c] = Math.exp(S[r * Bc + c] - base);
+              sum += P[r * Bc + c];
             }
-            l[r] = alpha * l[r]! + sum;
+            l[r] = alpha * l[r] + sum;
             m[r] = max;
-            for (let d = 0; d < Dv; d++) acc[r * Dv + d]! *= alpha;
+            for (let d = 0; d < Dv; d++) acc[r * Dv + d] *= alpha;
           }
 
           // accumulate: acc += dropout(P) v [Br, Dv]. Hidden pairs are skipped, not multiplied by 0: 0 * NaN is NaN.
           for (let r = 0; r < Br; r++) {
             for (let c = 0; c < Bc; c++) {
               if (!sees(i0 + r, j0 + c)) continue;
-              const weight = P[r * Bc + c]! * program.dropoutFactor(i0 + r, j0 + c);
+              const weight = P[r * Bc + c] * program.dropoutFactor(i0 + r, j0 + c);
               addScaled(acc, r * Dv, weight, data.v, rowAt(rows.v, b, hkv, j0 + c), Dv);
             }
           }
@@ -129,8 +129,8 @@ export function tiledAttention(
         // finish: out = acc / l [Br, Dv], lse = m + ln l [Br]. A row that saw nothing has l = 0.
         for (let r = 0; r < Br; r++) {
           const at = rowAt(rows.out, b, h, i0 + r);
-          for (let d = 0; d < Dv; d++) out[at + d] = l[r] === 0 ? 0 : finiteOrNaN(acc[r * Dv + d]! / l[r]!);
-          lse[(b * H + h) * Sq + i0 + r] = l[r] === 0 ? -Infinity : m[r]! + Math.log(l[r]!);
+          for (let d = 0; d < Dv; d++) out[at + d] = l[r] === 0 ? 0 : finiteOrNaN(acc[r * Dv + d] / l[r]);
+          lse[(b * H + h) * Sq + i0 + r] = l[r] === 0 ? -Infinity : m[r] + Math.log(l[r]);
         }
       }
     }
@@ -167,8 +167,8 @@ export function tiledAttentionBackward(
       for (let i = 0; i < Sq; i++) {
         const at = rowAt(rows.out, b, h, i);
         delta[i] = dot(data.dout, at, data.out, at, Dv);
-        const lse = data.lse[(b * H + h) * Sq + i]!;
-        if (gradients.dsinks && lse !== -Infinity) gradients.dsinks[h]! -= Math.exp(program.sink - lse) * delta[i]!;
+        const lse = data.lse[(b * H + h) * Sq + i];
+        if (gradients.dsinks && lse !== -Infinity) gradients.dsinks[h] -= Math.exp(program.sink - lse) * delta[i];
       }
 
       for (let j0 = 0; j0 < Skv; j0 += tile.kv) {
@@ -201,7 +201,7 @@ function backwardTile(
   const { H, Sq, D, Dv } = problem;
   const rows = rowsOf(problem);
   for (let i = i0; i < i1; i++) {
-    const lse = data.lse[(b * H + h) * Sq + i]!;
+    const lse = data.lse[(b * H + h) * Sq + i];
     if (lse === -Infinity) continue;
     // load: one row of q and dout
     const query = rowAt(rows.q, b, h, i);
@@ -216,10 +216,10 @@ function backwardTile(
       // softmax: dS = P (dP - delta), dP through dropout
       const factor = program.dropoutFactor(i, j);
       const dP = factor * dot(data.dout, gradient, data.v, value, Dv);
-      const dS = P * (dP - delta[i]!);
+      const dS = P * (dP - delta[i]);
       // accumulate
       addScaled(dv, value, P * factor, data.dout, gradient, Dv);
-      if (dbias) dbias[program.biasAt(i, j)]! += dS;
+      if (dbias) dbias[program.biasAt(i, j)] += dS;
       const dqk = dS * program.scoreSlope(qk);
       addScaled(dq, query, dqk, data.k, key, D);
       addScaled(dk, key, dqk, data.q, query, D);
