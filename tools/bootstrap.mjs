@@ -68,10 +68,13 @@ const installFailures = [
 async function install() {
   const { packageManager } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   say(`installing the workspace with ${packageManager} (only when the lock file changed; under a minute)...`);
-  // CI=true: never ask a question. NODE_ENV=production would leave the tools out.
-  const env = { ...process.env, CI: "true" };
+  // CI=true: never ask a question. `npm --silent` would silence the reason of a failure, NODE_ENV=production leave the
+  // tools out.
+  const env = { ...process.env, CI: "true", npm_config_loglevel: "error" };
   delete env.NODE_ENV;
-  const { code, output } = await capture("npx", ["--yes", packageManager, "install", "--frozen-lockfile"], env);
+  // The age policy was applied when the lock file was written; here it would ask the registry about every package anew.
+  const args = ["--yes", packageManager, "install", "--frozen-lockfile", "--config.minimumReleaseAge=0"];
+  const { code, output } = await capture("npx", args, env);
   if (code === 0) {
     writeFileSync(stampFile, installStamp());
     return;
