@@ -7,6 +7,8 @@ export function formatReport({ backend, device, results, passed, failed, refused
     head: ["capability", "passed", "failed", "refused", "seconds"],
     colAligns: ["left", "right", "right", "right", "right"],
     style: { head: [], border: [] },
+    // No line between rows.
+    chars: { mid: "", "left-mid": "", "mid-mid": "", "right-mid": "" },
   });
   for (const capability of new Set(results.map((result) => result.capability))) {
     const rows = results.filter((result) => result.capability === capability);
