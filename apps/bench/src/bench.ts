@@ -1,0 +1,94 @@
+import { FaError, type Attention } from "@fa/core";
+import type { Case } from "./cases.ts";
+import { measure, LEAST_SAMPLES, type Timing } from "./measure.ts";
+import type { Outcome } from "./results.ts";
+import { place } from "./subject.ts";
+
+/** No case may take more than this share of the budget, so that a slow one leaves time for others and Ctrl-C is heard. */
+const MOST_OF_BUDGET = 1 / 4;
+
+export interface BenchOptions {
+  /** A fresh instance of the back end: each case has its own, so that memory is the case's and a lost device costs one. */
+  readonly open: () => Promise<Attention>;
+  /** What all cases together may take. One that would take too much of it is skipped, and says so. */
+  readonly budgetMs: number;
+  /** What the samples of one case may take. */
+  readonly sampleMs: number;
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Runs the cases in order: each is verified, and only then timed. Yields one outcome a case.
+ * @throws the signal's reason, between two calls, once it is aborted
+ */
+export async function* bench(
+  cases: readonly Case[],
+  { open, budgetMs, sampleMs, signal }: BenchOptions,
+): AsyncGenerator<Outcome> {
+  /** The best rate so far tells how long the next case will take. */
+  let flopsPerMs = 0;
+  const start = performance.now();
+
+  /** Lets timers and signals through: calls that compute on this thread leave them no other moment. */
+  const breathe = async (): Promise<void> => {
+    await new Promise((resolve) => setTimeout(resolve));
+    signal.throwIfAborted();
+  };
+
+  for (const subject of cases) {
+    const { facts } = subject;
+    await breathe();
+    const callMs = flopsPerMs > 0 ? facts.flops / flopsPerMs : 0;
+    const neededMs = callMs * (1 + LEAST_SAMPLES);
+    const leftMs = Math.max(budgetMs - (performance.now() - start), 0);
+    const budget = `--budget ${budgetMs / 1000}`;
+    if (neededMs > budgetMs * MOST_OF_BUDGET) {
+      yield { ...facts, outcome: "skipped", reason: `needs ${seconds(neededMs)}, over a quarter of ${budget}` };
+      continue;
+    }
+    if (neededMs > leftMs) {
+      yield {
+        ...facts,
+        outcome: "skipped",
+        reason: `needs ${seconds(neededMs)}, ${seconds(leftMs)} left of ${budget}`,
+      };
+      continue;
+    }
+    const outcome = await runCase(subject, { open, breathe, sampleMs });
+    if (outcome.outcome === "measured") flopsPerMs = Math.max(flopsPerMs, facts.flops / outcome.timing.medianMs);
+    yield outcome;
+  }
+}
+
+interface CaseOptions extends Pick<BenchOptions, "open" | "sampleMs"> {
+  readonly breathe: () => Promise<void>;
+}
+
+async function runCase(subject: Case, { open, breathe, sampleMs }: CaseOptions): Promise<Outcome> {
+  const { facts } = subject;
+  const fa = await open();
+  try {
+    const placed = await place(fa, subject);
+    await breathe();
+    const start = performance.now();
+    const results = await placed.call();
+    await fa.sync();
+    const firstMs = performance.now() - start;
+    await breathe();
+    const verification = await placed.verify(results);
+    results.dispose();
+    if (!verification.ok) return { ...facts, outcome: "wrong", verification };
+    const once = async (): Promise<void> => (await placed.call()).dispose();
+    const timing: Timing = await measure(once, () => fa.sync(), firstMs, { budgetMs: sampleMs, breathe });
+    return { ...facts, outcome: "measured", verification, timing, peakBytes: fa.memory().peakBytes };
+  } catch (error) {
+    if (!(error instanceof FaError)) throw error;
+    return { ...facts, outcome: "failed", reason: error.message };
+  } finally {
+    await fa.dispose();
+  }
+}
+
+function seconds(ms: number): string {
+  return `${ms < 9500 ? (ms / 1000).toPrecision(2) : Math.round(ms / 1000)} s`;
+}

@@ -1,0 +1,39 @@
+import { philox4x32, type FloatDType, decode, encode } from "@fa/core";
+
+/** Names one array of pseudo-random numbers: the same on every machine, in any order of asking. */
+export interface Stream {
+  readonly key: readonly [number, number];
+  readonly stream: number;
+  readonly factor: number;
+}
+
+/**
+ * Multiples of 2^-8 in [-1, 1), times the factor: with a power of two exact in every dtype but float8. The formula that
+ * the golden data is made by (golden/mha.json), so that neither side stores its inputs.
+ */
+export function generate(elements: number, { key, stream, factor }: Stream): Float64Array {
+  const values = new Float64Array(elements);
+  const words = new Uint32Array(4);
+  for (let n = 0; n < elements; n++) {
+    if (n % 4 === 0) philox4x32([n / 4, stream, 0, 0], key, undefined, words);
+    values[n] = ((words[n % 4] | 0) >> 23) * 2 ** -8 * factor;
+  }
+  return values;
+}
+
+/** The values as a tensor of the dtype would hold them. */
+export function rounded(dtype: FloatDType, values: Float64Array): Float64Array {
+  return dtype === "float32" ? Float64Array.from(values, Math.fround) : decode(dtype, encode(dtype, values));
+}
+
+export function elementsOf(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
+/** The value a fraction q of the way through the sorted numbers. */
+export function quantile(sorted: readonly number[], q: number): number {
+  const at = q * (sorted.length - 1);
+  const below = sorted[Math.floor(at)];
+  const above = sorted[Math.ceil(at)];
+  return below + (above - below) * (at - Math.floor(at));
+}

@@ -1,0 +1,134 @@
+/**
+ * node dist/readme.js [--check]: rewrites the two parts of the root README.md that a program knows better than people:
+ * `numbers`, from apps/bench/results/*.json, and `support`, from the kernel tables of the back ends. With --check it
+ * only looks, and exits 1 when they are stale.
+ */
+import { existsSync, globSync, readFileSync, writeFileSync } from "node:fs";
+import { basename, join } from "node:path";
+import { FaError, reference, type BackendProvider } from "@fa/core";
+import { wasm } from "@fa/backend-wasm";
+import { cells, COLUMNS, headingOf } from "./columns.ts";
+import { isMeasured, parseResults, type ResultsFile } from "./results.ts";
+import { supportTable, type Planned, type SupportTable } from "./support.ts";
+
+/** Columns of the support table. Add a back end's provider here when it lands. */
+const PROVIDERS: readonly BackendProvider[] = [wasm(), reference()];
+
+const ROOT = join(import.meta.dirname, "../../..");
+const RESULTS = "apps/bench/results";
+
+/** The lines of Markdown that belong between the markers `<!-- name:begin -->` and `<!-- name:end -->`. */
+export type Parts = Readonly<Record<string, string>>;
+
+/** @throws FaError FA_OPTION when a pair of markers is missing or upside down */
+export function replaceParts(readme: string, parts: Parts): string {
+  return Object.entries(parts).reduce((text, [name, lines]) => {
+    const [begin, end] = [`<!-- ${name}:begin -->`, `<!-- ${name}:end -->`];
+    const from = text.indexOf(begin);
+    const to = text.indexOf(end, from);
+    if (from === -1 || to === -1) {
+      const missing = from === -1 ? begin : `${end} after ${begin}`;
+      throw new FaError(
+        "FA_OPTION",
+        `README.md: it must have the markers ${begin} and ${end}; found no ${missing}. Put them back.`,
+      );
+    }
+    return `${text.slice(0, from + begin.length)}\n${lines}\n${text.slice(to)}`;
+  }, readme);
+}
+
+/**
+ * The numbers of result files, one table a file.
+ * @param charts names of the files, without extension, that have an SVG beside them
+ */
+export function numbersPart(files: ReadonlyMap<string, ResultsFile>, charts: ReadonlySet<string>): string {
+  if (files.size === 0) return `No results yet: \`npm start -- --json ${RESULTS}/NAME.json\` writes some.`;
+  return [...files]
+    .map(([name, file]) => {
+      const { machine, backend, roof, date, commit, outcomes } = file;
+      const unfit = outcomes.find(({ outcome }) => outcome === "wrong" || outcome === "failed");
+      if (unfit || !file.complete) {
+        const what = unfit ? `${unfit.id} ${unfit.outcome}` : "a run that was stopped";
+        const rule = "results in the README must be of whole runs without a wrong or failed case";
+        throw new FaError("FA_OPTION", `${RESULTS}/${name}.json: ${rule}; got ${what}. Run again.`);
+      }
+      const rows = outcomes.filter(isMeasured).map((outcome) => {
+        const [title, ...numbers] = cells(outcome, roof);
+        return [`${headingOf(outcome)}: ${title}`, ...numbers];
+      });
+      const facts = [machine.platform, machine.runtime, date.slice(0, 10), commit && `commit \`${commit}\``];
+      const paragraphs = [
+        `**${machine.name}**, back end ${backend.name} (${backend.device}), ${facts.filter(Boolean).join(", ")}. ` +
+          `Roof: ${roof.gflops.toFixed(1)} GFLOP/s, ${roof.what}.`,
+        markdownTable(COLUMNS, rows, "---:"),
+      ];
+      if (charts.has(name)) paragraphs.push(`![GFLOP/s over sequence length](${RESULTS}/${name}.svg)`);
+      return paragraphs.join("\n\n");
+    })
+    .join("\n\n");
+}
+
+export function supportPart({ columns, rows }: SupportTable): string {
+  const lines = rows.map(({ capability, cells: answers }) => [capability, ...answers]);
+  return markdownTable(["forward and backward", ...columns], lines, "---");
+}
+
+function markdownTable(head: readonly string[], rows: readonly (readonly string[])[], align: string): string {
+  const line = (texts: readonly string[]): string =>
+    `| ${texts.map((text) => text.replaceAll("|", "\\|")).join(" | ")} |`;
+  const rule = head.map((_, n) => (n === 0 ? "---" : align));
+  return [line(head), line(rule), ...rows.map(line)].join("\n");
+}
+
+async function planned(provider: BackendProvider): Promise<Planned> {
+  const backend = await provider.open();
+  const { name, capabilities, kernels } = backend;
+  await backend.dispose();
+  return { name, capabilities, kernels };
+}
+
+/** What the repository's results and kernel tables say. */
+async function partsOf(root: string): Promise<Parts> {
+  const files = new Map(
+    globSync("*.json", { cwd: join(root, RESULTS) })
+      .toSorted()
+      .map((file) => {
+        const path = join(RESULTS, file);
+        return [basename(file, ".json"), parseResults(readFileSync(join(root, path), "utf8"), path)] as const;
+      }),
+  );
+  const charts = new Set([...files.keys()].filter((name) => existsSync(join(root, RESULTS, `${name}.svg`))));
+  const backends = await Promise.all(PROVIDERS.map(planned));
+  return { numbers: numbersPart(files, charts), support: supportPart(supportTable(backends)) };
+}
+
+/** @returns the exit code */
+export async function main(argv: readonly string[], root: string = ROOT): Promise<number> {
+  const unknown = argv.find((argument) => argument !== "--check");
+  if (unknown !== undefined) {
+    console.error(`readme: the only option is --check; got ${unknown}`);
+    return 1;
+  }
+  const path = join(root, "README.md");
+  try {
+    if (!existsSync(path))
+      throw new FaError("FA_OPTION", "README.md: it must exist; got no such file. Write it first.");
+    const before = readFileSync(path, "utf8");
+    const after = replaceParts(before, await partsOf(root));
+    if (after === before) return 0;
+    if (argv.includes("--check")) {
+      console.error("README.md is stale: its numbers or support table differ from results and kernel tables.");
+      console.error("Run `npm run readme` in apps/bench.");
+      return 1;
+    }
+    writeFileSync(path, after);
+    console.log("README.md written");
+    return 0;
+  } catch (error) {
+    if (!(error instanceof FaError)) throw error;
+    console.error(error.message);
+    return 1;
+  }
+}
+
+if (import.meta.main) process.exitCode = await main(process.argv.slice(2));

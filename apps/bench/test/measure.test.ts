@@ -1,0 +1,61 @@
+import { expect, test } from "vitest";
+import { LEAST_SAMPLES, measure } from "../src/measure.ts";
+import { quantile } from "../src/numbers.ts";
+
+const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+test("the median lies between the quartiles, and near what a call takes", async () => {
+  const timing = await measure(
+    async () => {},
+    () => sleep(8),
+    8,
+    { budgetMs: 100, breathe: async () => {} },
+  );
+  expect(timing.lowMs).toBeLessThanOrEqual(timing.medianMs);
+  expect(timing.medianMs).toBeLessThanOrEqual(timing.highMs);
+  expect(timing.medianMs).toBeGreaterThan(6);
+  expect(timing.samples).toBeGreaterThanOrEqual(LEAST_SAMPLES);
+  expect(timing).toMatchObject({ firstMs: 8, callsPerSample: 1 });
+});
+
+test("a slow call is still sampled the least number of times, with no warm-up it has no time for", async () => {
+  let calls = 0;
+  const call = async (): Promise<void> => {
+    calls++;
+    await sleep(20);
+  };
+  const timing = await measure(call, async () => {}, 20, { budgetMs: 1, breathe: async () => {} });
+  expect(timing.samples).toBe(LEAST_SAMPLES);
+  expect(calls).toBe(LEAST_SAMPLES);
+});
+
+test("quick calls are timed several at once, each sample their mean", async () => {
+  let calls = 0;
+  const call = async (): Promise<void> => void calls++;
+  const timing = await measure(call, async () => {}, 0.01, { budgetMs: 20, breathe: async () => {} });
+  expect(timing.callsPerSample).toBeGreaterThan(1);
+  expect(timing.medianMs).toBeLessThan(0.5);
+  expect(calls).toBeGreaterThan(timing.samples * timing.callsPerSample - 1);
+});
+
+test("breathing may stop it between samples", async () => {
+  const stop = new Error("stop");
+  let breaths = 0;
+  const breathe = async (): Promise<void> => {
+    if (++breaths > 2) throw stop;
+  };
+  await expect(
+    measure(
+      async () => {},
+      () => sleep(3),
+      3,
+      { budgetMs: 1000, breathe },
+    ),
+  ).rejects.toBe(stop);
+});
+
+test("quantiles interpolate", () => {
+  expect(quantile([1, 2, 3, 4], 0.5)).toBe(2.5);
+  expect(quantile([1, 2, 3, 4, 5], 0.25)).toBe(2);
+  expect(quantile([7], 0.75)).toBe(7);
+});

@@ -1,0 +1,45 @@
+import { expect, test } from "vitest";
+import { renderSvg, sweepChart } from "../src/plot.ts";
+import { madeResults } from "./made.ts";
+
+test("the chart names its axes and units, both lines, the roof, the back end and the machine", () => {
+  const svg = renderSvg(sweepChart(madeResults())!);
+  expect(svg).toMatch(/^<svg [^>]*xmlns="http:\/\/www\.w3\.org\/2000\/svg"/);
+  for (const text of [
+    "Attention forward, back end wasm",
+    "B 1, H 8, D 64, float32, a machine, a device",
+    "sequence length S (tokens)",
+    "speed (GFLOP/s, visible pairs)",
+    "roof 64.0 GFLOP/s: made for a test",
+    "full",
+    "causal",
+    "128",
+    "4096",
+  ]) {
+    expect(svg).toContain(`>${text}</text>`);
+  }
+  expect(svg).toContain('fill="#ffffff"');
+  expect(svg).not.toMatch(/NaN|undefined|<script/);
+});
+
+test("every measured size is a point of its line, at its GFLOP/s", () => {
+  const { series } = sweepChart(madeResults())! as { series: { name: string; data: [number, number][] }[] };
+  expect(series.map(({ name }) => name)).toEqual(["full", "causal"]);
+  for (const { data } of series) {
+    expect(data.map(([S]) => S)).toEqual([128, 4096]);
+    for (const [, gflops] of data) expect(gflops).toBeCloseTo(32, 9);
+  }
+});
+
+test("one size, and a size that is no power of two, still make a chart", () => {
+  const outcomes = madeResults().outcomes.slice(0, 2);
+  for (const S of [128, 100]) {
+    const svg = renderSvg(sweepChart(madeResults({ outcomes: outcomes.map((outcome) => ({ ...outcome, S })) }))!);
+    expect(svg).not.toMatch(/NaN|undefined|Infinity/);
+    expect(svg).toContain(">128</text>");
+  }
+});
+
+test("there is no chart without a measured size", () => {
+  expect(sweepChart(madeResults({ outcomes: [] }))).toBeUndefined();
+});
