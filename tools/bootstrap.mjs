@@ -22,8 +22,10 @@ const oldestNode = 24;
 
 const say = (line) => process.stderr.write(`fa: ${line}\n`);
 
-function stop(line, code = 1) {
-  say(line);
+/** Ends with a line of ours under the last of `output`. Waits until a slow pipe has taken it. */
+async function stop(line, { code = 1, output = "" } = {}) {
+  const last = output.trimEnd().split("\n").slice(-40).join("\n");
+  await new Promise((written) => process.stderr.write(`${last && `${last}\n`}fa: ${line}\n`, written));
   process.exit(code);
 }
 
@@ -69,19 +71,25 @@ async function install() {
   const { packageManager } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   say(`installing the workspace with ${packageManager} (only when the lock file changed; under a minute)...`);
   // CI=true: never ask a question. `npm --silent` would silence the reason of a failure, NODE_ENV=production leave the
-  // tools out.
-  const env = { ...process.env, CI: "true", npm_config_loglevel: "error" };
+  // tools out. npm would try a dead network for over a minute.
+  const env = { ...process.env, CI: "true", npm_config_loglevel: "error", npm_config_fetch_retry_mintimeout: "500" };
   delete env.NODE_ENV;
   // The age policy was applied when the lock file was written; here it would ask the registry about every package anew.
-  const args = ["--yes", packageManager, "install", "--frozen-lockfile", "--config.minimumReleaseAge=0"];
+  const args = [
+    "--yes",
+    "--prefer-offline",
+    packageManager,
+    "install",
+    "--frozen-lockfile",
+    "--config.minimumReleaseAge=0",
+  ];
   const { code, output } = await capture("npx", args, env);
   if (code === 0) {
     writeFileSync(stampFile, installStamp());
     return;
   }
-  process.stderr.write(output);
   const cause = installFailures.find(([pattern]) => pattern.test(output))?.[1];
-  stop(`the install failed: ${cause ?? "see pnpm's message above."}`);
+  await stop(`the install failed: ${cause ?? "see pnpm's message above."}`, { output });
 }
 
 // -- build -----------------------------------------------------------------------------------------------------
@@ -92,9 +100,7 @@ async function build(env) {
     ["run", "build", "--output-logs=errors-only", "--log-order=grouped"],
     env,
   );
-  if (code === 0) return;
-  process.stderr.write(output);
-  stop("the build failed, see above.", code);
+  if (code !== 0) await stop("the build failed, see above.", { code, output });
 }
 
 // -- the command -----------------------------------------------------------------------------------------------
@@ -112,7 +118,7 @@ function become([command, ...args], env) {
     const parent = process.ppid;
     setInterval(() => process.ppid === parent || child.kill("SIGTERM"), 500).unref();
   }
-  child.on("error", (error) => stop(`cannot run ${command}: ${error.message}`, 127));
+  child.on("error", (error) => stop(`cannot run ${command}: ${error.message}`, { code: 127 }));
   child.on("exit", (code, signal) => {
     if (signal === null) process.exit(code);
     process.removeAllListeners(signal);
@@ -121,7 +127,7 @@ function become([command, ...args], env) {
 }
 
 const nodeMajor = Number(process.versions.node.split(".")[0]);
-if (nodeMajor < 20) stop(`Node 20 or newer is needed to start; this is ${process.version}.`);
+if (nodeMajor < 20) await stop(`Node 20 or newer is needed to start; this is ${process.version}.`);
 
 const argv = process.argv.slice(2);
 const wantsBuild = argv[0] === "--build";
@@ -130,7 +136,7 @@ if (wantsBuild) argv.shift();
 if (!isInstalled()) await install();
 
 if (nodeMajor < oldestNode && !existsSync(join(bin, "node"))) {
-  stop(
+  await stop(
     `no Node comes from npm for ${process.platform}-${process.arch}: install Node ${oldestNode} or newer (this is ${process.version}).`,
   );
 }
