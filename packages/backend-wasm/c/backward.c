@@ -47,12 +47,19 @@ static void setLse(const BackwardParams *p, u32 r, f64 shift) {
   p->rowLseLow[r] = (f32)(shift - (f64)p->rowLse[r]);
 }
 
+static u32 seesAny(const BackwardParams *p, u32 i) {
+  for (u32 j = p->keyBegin; j < p->keyEnd; j++)
+    if (visible(&p->score, i, j)) return 1;
+  return 0;
+}
+
 // Returns whether a row needs long scores.
 static u32 setup(const BackwardParams *p, f32 scale, u32 Dv8) {
   u32 isLong = 0;
   for (u32 r = 0; r < p->rowCount; r += 4)
     store(p->delta + r, deltaRows(p->doutRows + r * Dv8, p->outRows + r * Dv8, Dv8, p->Dv));
   for (u32 r = 0; r < p->rowCount; r++) {
+    if (p->delta[r] != p->delta[r] && !seesAny(p, p->rowBegin + r)) p->delta[r] = 0; // out 0 times a dout that is NaN
     f32 lse = p->lse[p->rowBegin + r], size = __builtin_fabsf(lse);
     setLse(p, r, lse == -INFINITY_F ? 0 : (f64)lse / (f64)scale); // a row that sees no key: exp(-Infinity - 0) = 0
     isLong |= size > LONG_SCORE && size < INFINITY_F;
@@ -144,7 +151,10 @@ static void gradientTile(const BackwardParams *p, Tile tile, Visibility visibili
       const f32 *factors = dropoutFactors(&p->score, p->line, i, tile.keyBegin, tile.keys);
       gradientDropoutRow(probs, grads, factors, tile.keys, p->delta[r]);
     } else gradientRow(probs, grads, keys8, p->delta[r]);
-    if (visibility == PARTIAL) hideRow(&p->score, grads, i, tile.keyBegin, tile.keys, 0); // 0 * NaN came from a hidden v
+    if (visibility == PARTIAL) { // a hidden v, or a row whose lse is NaN, made NaN of what must be 0
+      hideRow(&p->score, grads, i, tile.keyBegin, tile.keys, 0);
+      if (p->rowLse[r] != p->rowLse[r]) hideRow(&p->score, probs, i, tile.keyBegin, tile.keys, 0);
+    }
     if (p->dbias) {
       u32 at = i * p->dbiasRowStride + tile.keyBegin * p->dbiasKeyStride;
       if (p->dbiasDouble) addBiasDouble((f64 *)p->dbias + at, p->dbiasKeyStride, grads, tile.keys);
@@ -257,7 +267,7 @@ EXPORT(faBackwardRows) void faBackwardRows(const BackwardParams *p) {
   u32 D8 = roundUp(p->D, 8), Dv8 = roundUp(p->Dv, 8);
   Scaling scaling = scalingOf(&p->score, p->scale, p->sink);
   Finite finite = loadRows(p, D8, Dv8);
-  u32 isLong = setup(p, scaling.exponential, Dv8) && isRaw(scaling) && p->dtype == FLOAT32;
+  u32 isLong = setup(p, scaling.exponential, Dv8) && scaling.raw && p->dtype == FLOAT32;
   Block block = {D8, Dv8, roundUp(p->Bc, 8), roundUp(p->Bc, MR), scaling, finite, isLong};
   if (isLong) correctLse(p, &block);
   eachTile(p, &block, backwardTile);

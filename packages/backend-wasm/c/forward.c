@@ -124,8 +124,7 @@ static void finish(const ForwardParams *p, f32 scale, u32 Dv8) {
   for (u32 r = 0; r < p->rowCount; r++) {
     f32 *acc = p->acc + r * Dv8, l = p->rowSum[r];
     u32 i = p->rowBegin + r;
-    if (l == 0) fillZero(acc, Dv8 * 4);
-    else divideRow(acc, Dv8, l);
+    divideRow(acc, Dv8, l == 0 ? 1 : l); // an empty row's acc is 0
     fromF32(elementAtW(p->out, p->resultDtype, i * p->outStride), acc, p->Dv, p->resultDtype);
     if (p->lse) p->lse[i] = (f32)((f64)scale * (f64)p->rowMax[r] + logOf(l));
   }
@@ -135,7 +134,7 @@ EXPORT(faForwardRows) void faForwardRows(const ForwardParams *p) {
   u32 D8 = roundUp(p->D, 8), Dv8 = roundUp(p->Dv, 8), Bc8 = roundUp(p->Bc, 8);
   u32 steps = hasSteps(&p->score);
   Scaling scaling = scalingOf(&p->score, p->scale, p->sink);
-  u32 mayBeLong = isRaw(scaling) && p->dtype == FLOAT32;
+  u32 mayBeLong = scaling.raw && p->dtype == FLOAT32;
   setup(p);
   loadQ(p);
   for (u32 index = p->keyBegin / p->Bc, key = index * p->Bc; key < p->keyEnd; index++, key += p->Bc) {

@@ -15,13 +15,13 @@ typedef struct {
 typedef struct {
   f32 product;     // what q.k is multiplied with as it is stored
   f32 exponential; // what differences of stored scores are multiplied with: one of the two is 1
+  u32 raw;         // stored scores are q.k
 } Scaling;
 
 INLINE u32 hasSteps(const ScoreParams *p) { return p->softcap || p->bias || p->slope; }
-INLINE u32 isRaw(Scaling scaling) { return scaling.product == 1; }
 INLINE Scaling scalingOf(const ScoreParams *p, f32 scale, f32 sink) {
   u32 raw = !hasSteps(p) && sink == -INFINITY_F && scale > 0;
-  return raw ? (Scaling){1, scale} : (Scaling){scale, 1};
+  return raw ? (Scaling){1, scale, 1} : (Scaling){scale, 1, 0};
 }
 
 // What the tile shows. insideBand: the caller knows from the key range that the band hides nothing.

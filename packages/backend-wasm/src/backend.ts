@@ -93,8 +93,7 @@ export class WasmBackend implements Backend {
   }
 
   async roof(): Promise<Roof> {
-    const what =
-      this.#variant === "relaxed" ? "register-only relaxed multiply-add" : "register-only multiply and add";
+    const what = this.#variant === "relaxed" ? "register-only relaxed multiply-add" : "register-only multiply and add";
     return { gflops: measureRoof(this.#open()), what: `${what}, float32, one thread` };
   }
 

@@ -20,10 +20,28 @@ function rowsOf(variant: Variant): KernelRow[] {
     (problem: Problem, tile: Tile): number =>
       totalBytes(pieces(problem as P, tile));
   return [
-    { ...attention, id: `forward-${variant}`, op: "attention", tile: FORWARD_TILE, workspaceBytes: sized(forwardPieces) },
-    { ...attention, id: `backward-${variant}`, op: "attentionBackward", tile: BACKWARD_TILE, workspaceBytes: sized(backwardPieces) },
+    {
+      ...attention,
+      id: `forward-${variant}`,
+      op: "attention",
+      tile: FORWARD_TILE,
+      workspaceBytes: sized(forwardPieces),
+    },
+    {
+      ...attention,
+      id: `backward-${variant}`,
+      op: "attentionBackward",
+      tile: BACKWARD_TILE,
+      workspaceBytes: sized(backwardPieces),
+    },
     { ...row, id: `linear-${variant}`, op: "linear", tile: LINEAR_TILE, workspaceBytes: sized(linearPieces) },
-    { ...row, id: `linear-backward-${variant}`, op: "linearBackward", tile: LINEAR_TILE, workspaceBytes: sized(linearPieces) },
+    {
+      ...row,
+      id: `linear-backward-${variant}`,
+      op: "linearBackward",
+      tile: LINEAR_TILE,
+      workspaceBytes: sized(linearPieces),
+    },
     { ...row, id: `cast-${variant}`, op: "cast", tile: { q: 1, kv: 256 }, workspaceBytes: () => 0 },
   ];
 }

@@ -58,8 +58,7 @@ const INITIAL_PAGES = 16;
 
 /** A `MODULARIZE`-style factory, as Emscripten makes them: each call gives a new instance with its own memory. */
 export async function createModule(moduleArg: FaModuleArg = {}): Promise<FaWasmModule> {
-  const memory =
-    moduleArg.wasmMemory ?? new WebAssembly.Memory({ initial: INITIAL_PAGES, maximum: MAX_PAGES });
+  const memory = moduleArg.wasmMemory ?? new WebAssembly.Memory({ initial: INITIAL_PAGES, maximum: MAX_PAGES });
   const instance = await instantiate(moduleArg, { env: { memory } });
   const { __heap_base: heapBase, ...functions } = instance.exports;
   const arena = new Arena(memory, (heapBase as WebAssembly.Global<"i32">).value);

@@ -131,7 +131,11 @@ export function runLinear(module: FaWasmModule, problem: LinearProblem, tile: Ti
       writeFields(module.wasmMemory, pointers.y! + n * sizeOf(PART), PART, { data, width });
     });
     const { x, weight, bias = 0, dx = 0, dweight = 0, dbias = 0 } = tensors;
-    writer(module, params!, LINEAR_PARAMS)({
+    writer(
+      module,
+      params!,
+      LINEAR_PARAMS,
+    )({
       ...{ M, N, K, Mc: tile.q, Nc: tile.kv, Kc: LINEAR_DEPTH, parts: split.length },
       ...{ dtype: DTYPE_CODES[problem.dtype], x: x!, weight: weight!, bias, dx, dweight, dbias },
       ...pointers,

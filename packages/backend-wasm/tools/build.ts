@@ -1,6 +1,7 @@
 /**
- * Compiles `c/*.c` to `wasm/plain.wasm` and `wasm/relaxed.wasm`, which are committed, so that only those who change the C
- * need a compiler. `--check` compiles elsewhere and compares. Without clang-19 the committed files are kept.
+ * Compiles `c/*.c` to `wasm/{plain,relaxed}.wasm`, and `test/c/*.c` to `test/wasm/{plain,relaxed}.wasm`, which reach what
+ * the first do not export. All are committed, so that only those who change the C need a compiler. `--check` compiles
+ * elsewhere and compares. Without clang-19 the committed files are kept.
  *
  * The flags that are not obvious: `-ffp-contract=off` since both variants say themselves where a product and a sum are
  * fused; `-disable-lsr` since loop strength reduction gives every row of a register block its own pointer, and there are
@@ -10,7 +11,7 @@ import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Variant } from "../src/module.ts";
 import { PACKAGE, VARIANTS } from "./variants.ts";
@@ -32,12 +33,28 @@ const COMPILE = [
   "-mllvm",
   "-disable-lsr",
 ];
-const LINK = ["--no-entry", "--import-memory", "--stack-first", "-z", "stack-size=65536", "--strip-all", "--export=__heap_base"];
+const LINK = [
+  "--no-entry",
+  "--import-memory",
+  "--stack-first",
+  "-z",
+  "stack-size=65536",
+  "--strip-all",
+  "--export=__heap_base",
+];
 const EXTRA: Readonly<Record<Variant, readonly string[]>> = { plain: [], relaxed: ["-mrelaxed-simd"] };
 
-const sources = new URL("c/", PACKAGE);
-const committed = new URL("wasm/", PACKAGE);
-const stampFile = new URL("stamp.json", committed);
+/** Folders of sources, and where their binaries go. */
+const TARGETS = [
+  { sources: "c/", binaries: "wasm/" },
+  { sources: "test/c/", binaries: "test/wasm/" },
+] as const;
+const BINARIES = TARGETS.flatMap(({ sources, binaries }) =>
+  VARIANTS.map((variant) => ({ sources, variant, path: `${binaries}${variant}.wasm` })),
+);
+const STAMP = "wasm/stamp.json";
+
+const inPackage = (path: string): string => fileURLToPath(new URL(path, PACKAGE));
 
 /** Version of a tool, or undefined when it is not there. */
 function version(tool: string): string | undefined {
@@ -53,57 +70,61 @@ function run(tool: string, args: readonly string[]): void {
   }
 }
 
-/** Compiles both variants into a folder. */
+/** Compiles every binary to the same path below a folder. */
 function build(folder: string): void {
   const objects = mkdtempSync(join(tmpdir(), "fa-wasm-"));
   try {
-    for (const variant of VARIANTS) {
-      const linked = sourceFiles("c").map((name) => {
-        const object = join(objects, `${variant}-${name}.o`);
-        run(CLANG, [...COMPILE, ...EXTRA[variant], "-c", fileURLToPath(new URL(name, sources)), "-o", object]);
+    for (const { sources, variant, path } of BINARIES) {
+      const linked = sourceFiles(sources, ".c").map((source) => {
+        const object = join(objects, `${variant}-${basename(source)}.o`);
+        run(CLANG, [...COMPILE, ...EXTRA[variant], "-c", inPackage(source), "-o", object]);
         return object;
       });
-      run(LINKER, [...LINK, ...linked, "-o", join(folder, `${variant}.wasm`)]);
+      mkdirSync(dirname(join(folder, path)), { recursive: true });
+      run(LINKER, [...LINK, ...linked, "-o", join(folder, path)]);
     }
   } finally {
     rmSync(objects, { recursive: true, force: true });
   }
 }
 
-function sourceFiles(...extensions: string[]): string[] {
-  return readdirSync(sources)
-    .filter((name) => extensions.some((extension) => name.endsWith(`.${extension}`)))
-    .sort();
+/** Paths in the package. */
+function sourceFiles(folder: string, ...extensions: string[]): string[] {
+  return readdirSync(inPackage(folder))
+    .filter((name) => extensions.some((extension) => name.endsWith(extension)))
+    .toSorted()
+    .map((name) => `${folder}${name}`);
 }
 
 const sha256 = (...contents: (string | Uint8Array)[]): string =>
   contents.reduce((hash, content) => hash.update(content), createHash("sha256")).digest("hex");
 
-/** What the binaries were made from: sources, compiler and flags; and the binaries themselves. */
-function stamp(folder: string, compiler: string) {
-  const contents = sourceFiles("c", "h").flatMap((name) => [name, readFileSync(new URL(name, sources))]);
-  const binaries = VARIANTS.map((variant) => [variant, sha256(readFileSync(join(folder, `${variant}.wasm`)))]);
-  return {
-    compiler,
-    flags: sha256(JSON.stringify([COMPILE, LINK, EXTRA])),
-    sources: sha256(...contents),
-    binaries: Object.fromEntries(binaries) as Record<Variant, string>,
-  };
+function hashOfSources(): string {
+  const paths = TARGETS.flatMap(({ sources }) => sourceFiles(sources, ".c", ".h"));
+  return sha256(...paths.flatMap((path) => [path, readFileSync(inPackage(path))]));
 }
 
-function check(compiler: string): boolean {
+/** What the binaries were made from: sources, compiler and flags; and the binaries themselves. */
+function stamp(folder: string, compiler: string): string {
+  const content = {
+    compiler,
+    flags: sha256(JSON.stringify([COMPILE, LINK, EXTRA])),
+    sources: hashOfSources(),
+    binaries: Object.fromEntries(BINARIES.map(({ path }) => [path, sha256(readFileSync(join(folder, path)))])),
+  };
+  return `${JSON.stringify(content, undefined, 2)}\n`;
+}
+
+/** What is wrong with the committed files. */
+function check(compiler: string): string[] {
   const folder = mkdtempSync(join(tmpdir(), "fa-wasm-check-"));
   try {
     build(folder);
-    const different = VARIANTS.filter(
-      (variant) => !readFileSync(join(folder, `${variant}.wasm`)).equals(readFileSync(new URL(`${variant}.wasm`, committed))),
-    );
-    const stale = JSON.stringify(stamp(folder, compiler)) !== JSON.stringify(JSON.parse(readFileSync(stampFile, "utf8")));
-    for (const variant of different) {
-      console.error(`wasm/${variant}.wasm is not what c/ compiles to with ${CLANG} ${compiler}: run npm run build:wasm and commit it`);
-    }
-    if (stale && different.length === 0) console.error("wasm/stamp.json is stale: run npm run build:wasm and commit it");
-    return different.length === 0 && !stale;
+    const differs = ({ path }: { path: string }): boolean =>
+      !existsSync(inPackage(path)) || !readFileSync(join(folder, path)).equals(readFileSync(inPackage(path)));
+    const wrong = BINARIES.filter(differs).map(({ path, sources }) => `${path} is not what ${sources} compiles to`);
+    const stale = !existsSync(inPackage(STAMP)) || readFileSync(inPackage(STAMP), "utf8") !== stamp(folder, compiler);
+    return stale ? [...wrong, `${STAMP} is stale`] : wrong;
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
@@ -111,19 +132,19 @@ function check(compiler: string): boolean {
 
 const compiler = version(CLANG);
 if (compiler === undefined || version(LINKER) === undefined) {
-  const kept = VARIANTS.every((variant) => existsSync(new URL(`${variant}.wasm`, committed)));
-  console.log(`${CLANG} or ${LINKER} is not installed: ${kept ? "the committed wasm files are kept" : "and no wasm files are here"}`);
-  process.exit(kept ? 0 : 1);
+  const { sources } = JSON.parse(readFileSync(inPackage(STAMP), "utf8")) as { sources: string };
+  const fresh = sources === hashOfSources();
+  const state = fresh ? "are kept" : "are older than the C sources";
+  console.log(`${CLANG} or ${LINKER} is not installed: the committed wasm files ${state}`);
+  process.exitCode = fresh ? 0 : 1;
 } else if (process.argv.includes("--check")) {
-  if (!check(compiler)) process.exit(1);
-  console.log(`wasm/*.wasm are what c/ compiles to with ${CLANG} ${compiler}`);
+  const wrong = check(compiler);
+  for (const line of wrong) console.error(`${line} with ${CLANG} ${compiler}: run npm run build:wasm and commit it`);
+  if (wrong.length === 0) console.log(`the committed wasm files are what ${CLANG} ${compiler} makes of the sources`);
+  process.exitCode = wrong.length === 0 ? 0 : 1;
 } else {
-  mkdirSync(committed, { recursive: true });
-  const folder = fileURLToPath(committed);
-  build(folder);
-  writeFileSync(stampFile, `${JSON.stringify(stamp(folder, compiler), undefined, 2)}\n`);
+  build(inPackage("."));
+  writeFileSync(inPackage(STAMP), stamp(inPackage("."), compiler));
   await import("./embed.ts");
-  for (const variant of VARIANTS) {
-    console.log(`wasm/${variant}.wasm ${readFileSync(new URL(`${variant}.wasm`, committed)).length} bytes`);
-  }
+  for (const { path } of BINARIES) console.log(`${path} ${readFileSync(inPackage(path)).length} bytes`);
 }

@@ -1,0 +1,294 @@
+import {
+  attentionProblem,
+  bytesPerElement,
+  createAttention,
+  decode,
+  encode,
+  linearProblem,
+  outShape,
+  plan,
+  reference,
+  type AttentionOptionsOf,
+  type AttentionProblem,
+  type Backend,
+  type DeviceBuffer,
+  type DType,
+  type Plan,
+  type Problem,
+  type TensorSpec,
+} from "@fa/core";
+import { describe, expect, test } from "vitest";
+import { wasm, createModule, loadBinary } from "../src/index.ts";
+import { WasmBackend } from "../src/backend.ts";
+import { openVariant, random, variants } from "./variants.ts";
+
+type Tensors = Record<string, { readonly dtype: DType; readonly values: ArrayLike<number> }>;
+
+const count = (shape: readonly number[]): number => shape.reduce((product, size) => product * size, 1);
+
+function planFor(backend: Backend, problem: Problem): Plan {
+  const made = plan(problem, backend.capabilities, backend.kernels);
+  if (!made.ok) throw new Error(made.reasons.map(({ reason }) => reason).join("; "));
+  return made;
+}
+
+/** Runs a problem with results of the given sizes, filled with rubbish before. */
+async function compute(
+  backend: Backend,
+  problem: Problem,
+  inputs: Tensors,
+  results: Readonly<Record<string, { readonly dtype: DType; readonly length: number }>>,
+): Promise<Record<string, Float64Array>> {
+  const bindings: Record<string, DeviceBuffer> = {};
+  for (const [name, { dtype, values }] of Object.entries(inputs)) {
+    const bytes = encode(dtype, values);
+    bindings[name] = backend.allocate(bytes.length, bytes);
+  }
+  for (const [name, { dtype, length }] of Object.entries(results)) {
+    const bytes = length * bytesPerElement(dtype);
+    bindings[name] = backend.allocate(bytes, new Uint8Array(bytes).fill(0xff));
+  }
+  await backend.run(planFor(backend, problem), bindings);
+  const numbers: Record<string, Float64Array> = {};
+  for (const [name, { dtype }] of Object.entries(results)) {
+    numbers[name] = decode(dtype, await backend.read(bindings[name]!));
+  }
+  for (const buffer of Object.values(bindings)) backend.free(buffer);
+  return numbers;
+}
+
+interface Case {
+  readonly forward: AttentionProblem;
+  readonly backward: AttentionProblem;
+  readonly inputs: Tensors;
+  readonly dout: ArrayLike<number>;
+}
+
+const pick = <T>(next: () => number, ...choices: T[]): T => choices[Math.floor(((next() + 1) / 2) * choices.length)]!;
+
+/** A random problem. With `poison`, some q, k, v and dout hold NaN and infinities, and something is always hidden. */
+function randomCase(seed: number, poison: boolean): Case {
+  const next = random(seed);
+  for (let n = 0; n < 8; n++) next();
+  const [B, Hkv, group] = [pick(next, 1, 2), pick(next, 1, 2), pick(next, 1, 3)];
+  const H = Hkv * group;
+  const [Sq, Skv] = [pick(next, 1, 7, 33, 101, 130), pick(next, 1, 5, 24, 97, 150)];
+  const [D, Dv] = [pick(next, 1, 3, 8, 24, 40, 64), pick(next, 1, 5, 16, 31, 64)];
+  const layout = pick(next, "bhsd", "bshd") as "bhsd" | "bshd";
+  const shape = (heads: number, rows: number, dim: number): number[] =>
+    layout === "bhsd" ? [B, heads, rows, dim] : [B, rows, heads, dim];
+  const broadcast = (): number[] => [pick(next, 1, B), pick(next, 1, H), pick(next, 1, Sq), pick(next, 1, Skv)];
+  const specs = {
+    q: { shape: shape(H, Sq, D), dtype: "float32" },
+    k: { shape: shape(Hkv, Skv, D), dtype: "float32" },
+    v: { shape: shape(Hkv, Skv, Dv), dtype: "float32" },
+  } as const;
+  const some = (probability: number): boolean => (next() + 1) / 2 < probability;
+  const optional: Record<string, TensorSpec> = {};
+  if (some(0.4)) optional.bias = { shape: broadcast(), dtype: "float32" };
+  if (some(0.4)) optional.mask = { shape: broadcast(), dtype: "bool" };
+  if (some(0.3)) optional.alibiSlopes = { shape: pick(next, [H], [B, H]), dtype: "float32" };
+  if (some(0.3)) optional.sinks = { shape: [H], dtype: "float32" };
+  const options: AttentionOptionsOf<TensorSpec> = {
+    ...optional,
+    layout,
+    causal: poison && !optional.mask ? true : pick(next, false, true, "top-left" as const),
+    ...(some(0.3) && { window: [pick(next, -1, 0, 20), pick(next, -1, 0, 9)] as const }),
+    ...(some(0.3) && { softcap: 2 }),
+    ...(some(0.3) && { dropout: { p: pick(next, 0.3, 0.9, 1), seed: seed * 7919, offset: 3 } }),
+    ...(some(0.7) && { blockSize: { q: pick(next, 1, 5, 16, 50, 200), kv: pick(next, 1, 3, 8, 30, 48, 200) } }),
+  };
+  const numbers = (spec: TensorSpec): number[] => Array.from({ length: count(spec.shape) }, next);
+  const inputs: Tensors = {};
+  for (const [name, spec] of Object.entries({ ...specs, ...optional })) {
+    const values = numbers(spec);
+    if (spec.dtype === "bool") values.forEach((x, n) => (values[n] = x > -0.2 ? 1 : 0));
+    // Small, since distances are large where Skv < Sq and float32 scores of that size lose digits.
+    if (name === "alibiSlopes") values.forEach((x, n) => (values[n] = x / 20));
+    inputs[name] = { dtype: spec.dtype, values };
+  }
+  const forward = attentionProblem(specs, options);
+  const dout = numbers({ shape: outShape(forward), dtype: "float32" });
+  if (poison) {
+    const targets = [inputs.q!.values, inputs.k!.values, inputs.v!.values, dout] as number[][];
+    for (const values of targets) {
+      if (some(0.5)) values[Math.floor(((next() + 1) / 2) * values.length)] = pick(next, NaN, Infinity, -Infinity);
+    }
+  }
+  return { forward, backward: attentionProblem(specs, options, "attentionBackward"), inputs, dout };
+}
+
+function largest(...arrays: Float64Array[]): number {
+  let top = 0;
+  for (const array of arrays) for (const x of array) if (Number.isFinite(x)) top = Math.max(top, Math.abs(x));
+  return top;
+}
+
+/** Right to 1e-5 of itself, 1e-6, and a share of the size of the terms that may have cancelled. */
+function expectClose(label: string, got: Float64Array, want: Float64Array, slack: number): void {
+  const wrong: string[] = [];
+  want.forEach((x, n) => {
+    const y = got[n]!;
+    const near = y === x || Math.abs(y - x) <= 1e-5 * Math.abs(x) + 1e-6 + slack;
+    // Of infinities that meet in a sum only the order decides what comes out; -Infinity is the lse of an empty row.
+    const same = Number.isFinite(x) ? near : x === -Infinity && label.endsWith("lse") ? y === x : !Number.isFinite(y);
+    if (!same && wrong.length < 3) wrong.push(`${label}[${n}] is ${y} instead of ${x}`);
+  });
+  expect(wrong).toEqual([]);
+}
+
+const naive = await reference({ algorithm: "naive" }).open();
+
+async function checkCase(backend: Backend, { forward, backward, inputs, dout }: Case, label: string): Promise<void> {
+  const sizes = (names: readonly string[]) =>
+    Object.fromEntries(names.map((name) => [name, { dtype: "float32", length: lengths[name]! }] as const));
+  const lengths: Record<string, number> = { lse: forward.B * forward.H * forward.Sq, out: dout.length };
+  for (const name of ["q", "k", "v", "bias", "sinks"]) lengths[`d${name}`] = inputs[name]?.values.length ?? 0;
+  const want = await compute(naive, forward, inputs, sizes(["out", "lse"]));
+  const got = await compute(backend, forward, inputs, sizes(["out", "lse"]));
+  for (const name of ["out", "lse"]) {
+    expectClose(`${label} ${name}`, got[name]!, want[name]!, 1e-6 * largest(want[name]!));
+  }
+
+  const gradients = ["dq", "dk", "dv", ...["bias", "sinks"].filter((name) => inputs[name]).map((name) => `d${name}`)];
+  const given = { ...inputs, dout: { dtype: "float32", values: dout } } as Tensors;
+  for (const name of ["out", "lse"]) given[name] = { dtype: "float32", values: want[name]! };
+  const wantGradients = await compute(naive, backward, given, sizes(gradients));
+  const gotGradients = await compute(backend, backward, given, sizes(gradients));
+  const slack = 4e-6 * largest(...Object.values(wantGradients));
+  for (const name of gradients) expectClose(`${label} ${name}`, gotGradients[name]!, wantGradients[name]!, slack);
+}
+
+describe.each(variants)("%s", async (variant) => {
+  const backend = await openVariant(variant);
+
+  test("random problems with random options give what the definition gives, forward and backward", async () => {
+    for (let seed = 1; seed <= 120; seed++) await checkCase(backend, randomCase(seed, false), `seed ${seed}`);
+  });
+
+  test("NaN and infinities reach exactly the rows and gradients that they reach in the definition", async () => {
+    for (let seed = 1; seed <= 120; seed++) await checkCase(backend, randomCase(seed, true), `seed ${seed}`);
+  });
+
+  test.each([30, 300, 3000, 30_000])("logits of size %i keep their digits, forward and backward", async (size) => {
+    const next = random(size);
+    const specs = Object.fromEntries(
+      ["q", "k", "v"].map((name) => [name, { shape: [1, 1, 70, 48], dtype: "float32" }] as const),
+    ) as Record<"q" | "k" | "v", TensorSpec>;
+    // Exact in float32, so that the definition sees the same numbers; scale 2^-3 does not round them.
+    const whole = (factor: number): number[] => Array.from({ length: 70 * 48 }, () => Math.round(next() * 64) * factor);
+    const options = { scale: 0.125, causal: true };
+    const forward = attentionProblem(specs, options);
+    const inputs: Tensors = {
+      q: { dtype: "float32", values: Float32Array.from(whole(size / 64 / 2)) },
+      k: { dtype: "float32", values: whole(1 / 64) },
+      v: { dtype: "float32", values: whole(1 / 64) },
+    };
+    const backward = attentionProblem(specs, options, "attentionBackward");
+    await checkCase(backend, { forward, backward, inputs, dout: whole(1 / 64) }, `size ${size}`);
+  });
+
+  test("linear and its backward over odd sizes and splits give what the definition gives", async () => {
+    for (const [M, K, split] of [
+      [1, 1, [1]],
+      [7, 300, [5, 9, 200]],
+      [100, 64, [192]],
+      [97, 513, [1, 1, 1]],
+      [0, 5, [3]],
+      [3, 0, [4]],
+      [300, 20, [250, 30]],
+    ] as const) {
+      const next = random(M + K);
+      const N = split.reduce((sum: number, width) => sum + width, 0);
+      const array = (length: number) => ({ dtype: "float32", values: Array.from({ length }, next) }) as const;
+      const specs = {
+        x: { shape: [M, K], dtype: "float32" },
+        weight: { shape: [N, K], dtype: "float32" },
+        bias: { shape: [N], dtype: "float32" },
+      } as const;
+      const shared = { x: array(M * K), weight: array(N * K) };
+      const results = Object.fromEntries(
+        split.map((width, n) => [`y${n}`, { dtype: "float32", length: M * width } as const]),
+      );
+      const dys = Object.fromEntries(split.map((width, n) => [`dy${n}`, array(M * width)]));
+      const gradients = {
+        dx: { dtype: "float32", length: M * K },
+        dweight: { dtype: "float32", length: N * K },
+        dbias: { dtype: "float32", length: N },
+      } as const;
+      for (const [problem, inputs, sizes] of [
+        [linearProblem("linear", specs, split), { ...shared, bias: array(N) }, results],
+        [linearProblem("linear", { x: specs.x, weight: specs.weight }, split), shared, results],
+        [linearProblem("linear", specs, split, "linearBackward"), { ...shared, ...dys }, gradients],
+      ] as const) {
+        const want = await compute(naive, problem, inputs, sizes);
+        const got = await compute(backend, problem, inputs, sizes);
+        for (const name of Object.keys(sizes))
+          expectClose(`M=${M} K=${K} ${name}`, got[name]!, want[name]!, 4e-6 * largest(want[name]!));
+      }
+    }
+  });
+});
+
+test("workspace is given back: memory in use is the same after a run, and after one that failed", async () => {
+  const memory = new WebAssembly.Memory({ initial: 30, maximum: 30 });
+  const module = await createModule({ wasmMemory: memory, wasmBinary: await loadBinary("plain") });
+  const backend = new WasmBackend(module, "plain", "small memory");
+  const specs = (S: number) => ({
+    q: { shape: [1, 1, 1, 64], dtype: "float32" as const },
+    k: { shape: [1, 1, S, 64], dtype: "float32" as const },
+    v: { shape: [1, 1, S, 64], dtype: "float32" as const },
+  });
+  const bindings = {
+    q: backend.allocate(256, "zero"),
+    k: backend.allocate(2000 * 256, "zero"),
+    v: backend.allocate(2000 * 256, "zero"),
+    out: backend.allocate(256),
+  };
+  const { currentBytes } = backend.memory();
+  const run = (S: number): void => backend.run(planFor(backend, attentionProblem(specs(S))), bindings);
+  run(100);
+  expect(backend.memory().currentBytes).toBe(currentBytes);
+  expect(() => run(2000)).toThrow(expect.objectContaining({ code: "FA_OUT_OF_MEMORY" }));
+  expect(backend.memory().currentBytes).toBe(currentBytes);
+  run(100);
+});
+
+test("a view on the back end's own memory is copied, though making room for the copy detaches it", async () => {
+  const module = await createModule();
+  const backend = new WasmBackend(module, "plain", "own memory");
+  const source = backend.allocate(4, Uint8Array.of(1, 2, 3, 4)) as DeviceBuffer & { address: number };
+  const big = 32 * 2 ** 20;
+  const view = new Uint8Array(module.wasmMemory.buffer, source.address, 4);
+  const copy = backend.allocate(big, view);
+  expect(view.length).toBe(0);
+  expect([...(await backend.read(copy)).subarray(0, 4)]).toEqual([1, 2, 3, 4]);
+});
+
+test("buffers that were freed, or are another's, are refused; freeing twice is harmless", async () => {
+  const [backend, other] = [await wasm().open(), await wasm().open()];
+  const buffer = backend.allocate(16, "zero");
+  const foreign = other.allocate(16, "zero");
+  await expect(backend.read(foreign)).rejects.toMatchObject({ code: "FA_TENSOR" });
+  backend.free(buffer);
+  backend.free(buffer);
+  backend.free(foreign);
+  await expect(backend.read(buffer)).rejects.toMatchObject({ code: "FA_TENSOR" });
+  expect(backend.memory().currentBytes).toBe(0);
+});
+
+test("the same call gives the same bits, and the planner takes the row of the variant that runs", async () => {
+  const fa = await createAttention({ backends: [wasm()] });
+  const next = random(5);
+  const tensor = () => fa.tensor(Float32Array.from({ length: 2 * 100 * 40 }, next), { shape: [1, 2, 100, 40] });
+  const [q, k, v] = [tensor(), tensor(), tensor()];
+  const runs = [];
+  for (let n = 0; n < 5; n++) {
+    const { out, lse } = await fa.attention(q, k, v, { causal: true, returnLse: true });
+    const gradients = await fa.attentionBackward({ q, k, v, out, lse, dout: q }, { causal: true });
+    runs.push(await Promise.all([out, lse, ...Object.values(gradients)].map((result) => result!.data())));
+  }
+  for (const run of runs) expect(run).toEqual(runs[0]);
+  expect(fa.plan(q, k, v).kernel.id).toBe(`forward-${variants.at(-1)}`);
+  await fa.dispose();
+});
