@@ -82,8 +82,10 @@ async function runCase(subject: Case, { open, breathe, sampleMs }: CaseOptions):
     const timing: Timing = await measure(once, () => fa.sync(), firstMs, { budgetMs: sampleMs, breathe });
     return { ...facts, outcome: "measured", verification, timing, peakBytes: fa.memory().peakBytes };
   } catch (error) {
-    if (!(error instanceof FaError)) throw error;
-    return { ...facts, outcome: "failed", reason: error.message };
+    if (error instanceof FaError) return { ...facts, outcome: "failed", reason: error.message };
+    // What engines throw for arrays that no memory holds.
+    if (error instanceof RangeError) return { ...facts, outcome: "failed", reason: `host memory: ${error.message}` };
+    throw error;
   } finally {
     await fa.dispose();
   }

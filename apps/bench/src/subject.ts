@@ -17,7 +17,7 @@ import { placeModule } from "./module-subject.ts";
 export interface Subject {
   /** Enqueues the work. The results are the caller's to free. */
   call(): Promise<Results>;
-  /** Compares results with the truth, which is computed the first time. */
+  /** Compares results with the truth. */
   verify(results: Results): Promise<Verification>;
 }
 

@@ -113,10 +113,10 @@ function largerOrNaN(a: number, b: number): number {
   return Number.isNaN(a) || b <= a ? a : b;
 }
 
-/** Multiplications and additions that one verification may take: under a second in JavaScript. */
-const VERIFY_FLOPS = 2.5e8;
+/** Multiplications and additions that one verification may take: half a second in JavaScript, a row in 64 at S 4096. */
+const VERIFY_FLOPS = 6e8;
 /** Fewer rows than this a head would prove little. */
-const LEAST_ROWS = 8;
+const LEAST_ROWS = 32;
 
 /** Query rows to check, from the first to the last: all of them, or as many as are affordable over all heads. */
 export function rowsToCheck({ B, H, Sq, Skv, D, Dv, program }: AttentionProblem): number[] {

@@ -104,6 +104,13 @@ test("a back end that fails in a case: its reason is shown, the other cases run,
   expect(printed).toMatch(/S 256, full +[\d.]+ ± /);
 });
 
+test("sizes that no memory holds fail with the reason", async () => {
+  const terminal = recorder();
+  const argv = ["--quick", "--sizes", "100000", "--heads", "1000000000", "--budget", "1e15"];
+  expect(await main(argv, { terminal, open: openReference })).toBe(1);
+  expect(terminal.printed.join("\n")).toMatch(/S 100000, causal +failed: host memory: /);
+});
+
 test("every case has a back end of its own, disposed when it is done", async () => {
   let opened = 0;
   let disposed = 0;

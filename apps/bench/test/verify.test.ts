@@ -36,7 +36,7 @@ describe("rowsToCheck", () => {
   test("of a large one some, ascending, the first and the last among them", () => {
     const spec = { shape: [1, 8, 4096, 64], dtype: "float32" } as const;
     const rows = rowsToCheck(attentionProblem({ q: spec, k: spec, v: spec }));
-    expect(rows.length).toBeGreaterThanOrEqual(8);
+    expect(rows.length).toBeGreaterThanOrEqual(64);
     expect(rows.length).toBeLessThan(100);
     expect([rows[0], rows.at(-1)]).toEqual([0, 4095]);
     expect(rows).toEqual([...new Set(rows)].toSorted((a, b) => a - b));
