@@ -92,7 +92,7 @@ async function attention(kind: "forward" | "backward", Sq: number, Skv: number):
   for (const name of ["q", "k", "v", "dout"] as const) values[name] = rounded(heads[name] * rows[name] * D);
   const firstHeads = (name: keyof typeof rows): number => checked[name] * rows[name] * D;
   const small: Record<string, Float64Array> = {};
-  for (const name of ["q", "k", "v", "dout"] as const) small[name] = values[name]!.slice(0, firstHeads(name));
+  for (const name of ["q", "k", "v", "dout"] as const) small[name] = values[name].slice(0, firstHeads(name));
 
   const results = kind === "forward" ? (["out"] as const) : (["dq", "dk", "dv"] as const);
   const ours = uploadAll(backend, values);
@@ -113,7 +113,7 @@ async function attention(kind: "forward" | "backward", Sq: number, Skv: number):
   }
   await naive.run(planned(naive, attentionProblem(share, options, op)), theirs);
   const expected: Record<string, Float64Array> = {};
-  for (const name of results) expected[name] = decode(dtype, await naive.read(theirs[name]!));
+  for (const name of results) expected[name] = decode(dtype, await naive.read(theirs[name]));
 
   const mode = `${args.causal ? " causal" : ""} ${dtype}`;
   const title = `${Sq === 1 ? "decode" : kind} H=${H} Hkv=${Hkv} Sq=${Sq} Skv=${Skv} D=${D}${mode}`;
@@ -139,7 +139,7 @@ async function linear(): Promise<void> {
   }
   await naive.run(planned(naive, problem(16)), theirs);
   const expected: Record<string, Float64Array> = {};
-  for (const name of names) expected[name] = decode(dtype, await naive.read(theirs[name]!));
+  for (const name of names) expected[name] = decode(dtype, await naive.read(theirs[name]));
   await verifyAndTime(`linear M=${S} N=${3 * K} K=${K} ${dtype}`, planned(backend, problem(S)), ours, expected);
   freeAll(backend, ours);
   freeAll(naive, theirs);
@@ -154,11 +154,11 @@ async function verifyAndTime(
   await backend.run(made, buffers);
   const [relative, share] = TOLERANCES[dtype];
   for (const [result, want] of Object.entries(expected)) {
-    const got = decode(dtype, await backend.read(buffers[result]!));
+    const got = decode(dtype, await backend.read(buffers[result]));
     let top = 0;
     for (const x of want) top = Math.max(top, Math.abs(x));
     want.forEach((x, n) => {
-      if (!(Math.abs(got[n]! - x) <= relative * Math.abs(x) + 1e-6 + share * top)) {
+      if (!(Math.abs(got[n] - x) <= relative * Math.abs(x) + 1e-6 + share * top)) {
         console.log(`${title}: WRONG, not timed: ${result}[${n}] is ${got[n]} instead of ${x}`);
         process.exit(1);
       }

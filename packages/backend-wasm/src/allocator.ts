@@ -66,7 +66,7 @@ export class Arena {
   #takeGap(size: number): number | undefined {
     const n = this.#gaps.findIndex(({ bytes }) => bytes >= size);
     if (n < 0) return undefined;
-    const { address, bytes } = this.#gaps[n]!;
+    const { address, bytes } = this.#gaps[n];
     this.#gaps.splice(n, 1, ...(bytes > size ? [{ address: address + size, bytes: bytes - size }] : []));
     return address;
   }

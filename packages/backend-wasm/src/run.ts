@@ -44,19 +44,19 @@ export function runForward(module: FaWasmModule, problem: AttentionProblem, tile
   const { B, H, Hkv, Sq } = problem;
   const group = H / Hkv;
   withWorkspace(module, forwardPieces(problem, tile), ({ params, slopes, sinks, ...pointers }) => {
-    const write = writer(module, params!, FORWARD_PARAMS);
+    const write = writer(module, params, FORWARD_PARAMS);
     const at = rowAddresses(problem, tensors);
-    const head = headFields(module, problem, tensors, { slopes: slopes!, sinks: sinks! });
+    const head = headFields(module, problem, tensors, { slopes: slopes, sinks: sinks });
     write({ ...sizeFields(problem, tile), ...pointers });
     for (let b = 0; b < B; b++) {
       for (let hkv = 0; hkv < Hkv; hkv++) {
         write({ k: at("k", b, hkv), v: at("v", b, hkv) });
-        module._faForwardPack(params!);
+        module._faForwardPack(params);
         for (let h = hkv * group; h < (hkv + 1) * group; h++) {
           write({ ...head(b, h), q: at("q", b, h), out: at("out", b, h), lse: lseAddress(problem, tensors, b, h) });
           for (let row = 0; row < Sq; row += tile.q) {
             write(block(problem, row, Math.min(tile.q, Sq - row)));
-            module._faForwardRows(params!);
+            module._faForwardRows(params);
           }
         }
       }
@@ -71,15 +71,15 @@ export function runBackward(module: FaWasmModule, problem: AttentionProblem, til
   const bias = biasGradient(problem);
   withWorkspace(module, backwardPieces(problem, tile), (work) => {
     const { params, slopes, sinks, dsinks, dbias: dbiasWork, ...pointers } = work;
-    const write = writer(module, params!, BACKWARD_PARAMS);
+    const write = writer(module, params, BACKWARD_PARAMS);
     const at = rowAddresses(problem, tensors);
-    const head = headFields(module, problem, tensors, { slopes: slopes!, sinks: sinks! });
-    const dbias = bias?.inPlace ? tensors.dbias! : dbiasWork!;
+    const head = headFields(module, problem, tensors, { slopes: slopes, sinks: sinks });
+    const dbias = bias?.inPlace ? tensors.dbias! : dbiasWork;
     const dbiasBytes = bias?.double ? 8 : 4;
     if (bias) module.HEAPU8.fill(0, dbias, dbias + bias.elements * dbiasBytes);
-    if (sinkStep) module.HEAPU8.fill(0, dsinks!, dsinks! + H * 8);
+    if (sinkStep) module.HEAPU8.fill(0, dsinks, dsinks + H * 8);
     const gradientFields = (b: number, h: number): Values => ({
-      dsink: sinkStep ? dsinks! + h * 8 : 0,
+      dsink: sinkStep ? dsinks + h * 8 : 0,
       dbias: bias ? dbias + (b * bias.operand.strides[0] + h * bias.operand.strides[1]) * dbiasBytes : 0,
     });
 
@@ -93,7 +93,7 @@ export function runBackward(module: FaWasmModule, problem: AttentionProblem, til
     for (let b = 0; b < B; b++) {
       for (let hkv = 0; hkv < Hkv; hkv++) {
         write({ k: at("k", b, hkv), v: at("v", b, hkv), dk: at("dk", b, hkv), dv: at("dv", b, hkv) });
-        module._faBackwardPack(params!);
+        module._faBackwardPack(params);
         for (let h = hkv * group; h < (hkv + 1) * group; h++) {
           write({
             ...head(b, h),
@@ -106,14 +106,14 @@ export function runBackward(module: FaWasmModule, problem: AttentionProblem, til
           });
           for (let row = 0; row < Sq; row += tile.q) {
             write(block(problem, row, Math.min(tile.q, Sq - row)));
-            module._faBackwardRows(params!);
+            module._faBackwardRows(params);
           }
         }
-        module._faBackwardFinish(params!);
+        module._faBackwardFinish(params);
       }
     }
 
-    if (sinkStep) module._faRound(tensors.dsinks!, DTYPE_CODES[sinkStep.dtype], dsinks!, H);
+    if (sinkStep) module._faRound(tensors.dsinks!, DTYPE_CODES[sinkStep.dtype], dsinks, H);
     if (bias && !bias.inPlace) {
       const dtype = DTYPE_CODES[bias.dtype];
       if (bias.double) module._faRound(tensors.dbias!, dtype, dbias, bias.elements);
@@ -128,25 +128,19 @@ export function runLinear(module: FaWasmModule, problem: LinearProblem, tile: Ti
   withWorkspace(module, linearPieces(problem, tile), ({ params, ...pointers }) => {
     split.forEach((width, n) => {
       const data = tensors[forward ? `y${n}` : `dy${n}`]!;
-      writeFields(module.wasmMemory, pointers.y! + n * sizeOf(PART), PART, { data, width });
+      writeFields(module.wasmMemory, pointers.y + n * sizeOf(PART), PART, { data, width });
     });
     const { x, weight, bias = 0, dx = 0, dweight = 0, dbias = 0 } = tensors;
-    writer(
-      module,
-      params!,
-      LINEAR_PARAMS,
-    )({
-      ...{ M, N, K, Mc: tile.q, Nc: tile.kv, Kc: LINEAR_DEPTH, parts: split.length },
-      ...{ dtype: DTYPE_CODES[problem.dtype], x: x!, weight: weight!, bias, dx, dweight, dbias },
-      ...pointers,
-    });
-    if (forward) module._faLinear(params!);
-    else module._faLinearBackward(params!);
+    const write = writer(module, params, LINEAR_PARAMS);
+    write({ M, N, K, Mc: tile.q, Nc: tile.kv, Kc: LINEAR_DEPTH, parts: split.length });
+    write({ dtype: DTYPE_CODES[problem.dtype], x: x!, weight: weight!, bias, dx, dweight, dbias, ...pointers });
+    if (forward) module._faLinear(params);
+    else module._faLinearBackward(params);
   });
 }
 
 export function runCast(module: FaWasmModule, { dtype, resultDType, elements }: CastProblem, tensors: Addresses): void {
-  const [from, to] = [DTYPE_CODES[dtype as FloatDType], DTYPE_CODES[resultDType as FloatDType]];
+  const [from, to] = [DTYPE_CODES[dtype], DTYPE_CODES[resultDType]];
   module._faCast(tensors.y!, to, tensors.x!, from, elements);
 }
 
@@ -256,8 +250,8 @@ function headFields(
       ? tensors.bias! + (b * bias.operand.strides[0] + h * bias.operand.strides[1]) * bytesPerElement(bias.dtype)
       : 0,
     mask: mask ? tensors.mask! + b * mask.strides[0] + h * mask.strides[1] : 0,
-    slope: alibi ? module.HEAPF32[scratch.slopes / 4 + (alibi.perBatch ? b * H + h : h)]! : 0,
-    sink: sinks ? module.HEAPF32[scratch.sinks / 4 + h]! : -Infinity,
+    slope: alibi ? module.HEAPF32[scratch.slopes / 4 + (alibi.perBatch ? b * H + h : h)] : 0,
+    sink: sinks ? module.HEAPF32[scratch.sinks / 4 + h] : -Infinity,
     dropoutHead: b * H + h,
   });
 }

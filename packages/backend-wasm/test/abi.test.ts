@@ -21,11 +21,11 @@ function fieldsOf(name: string): [string, string][] {
     .split("typedef struct {")
     .map((part) => part.split("}"))
     .find(([, after]) => after?.trim().startsWith(`${name};`));
-  const declarations = struct![0]!.split(";").map((line) => line.trim());
+  const declarations = struct![0].split(";").map((line) => line.trim());
   return declarations.filter(Boolean).flatMap((declaration): [string, string][] => {
     const [, type, field] = /^(.*?)(\w+)$/s.exec(declaration)!;
-    if (type!.trim() === "ScoreParams") return fieldsOf("ScoreParams");
-    return [[field!, type!.includes("*") ? "pointer" : type!.trim()]];
+    if (type.trim() === "ScoreParams") return fieldsOf("ScoreParams");
+    return [[field, type.includes("*") ? "pointer" : type.trim()]];
   });
 }
 
@@ -41,7 +41,7 @@ test.each([
 
 test("dtype codes are those of the header", () => {
   const [, names] = /typedef enum \{([^}]*)\} Dtype/.exec(header("dtype.h"))!;
-  const codes = names!.split(",").map((name, code) => [name.trim().toLowerCase(), code]);
+  const codes = names.split(",").map((name, code) => [name.trim().toLowerCase(), code]);
   expect(Object.entries(DTYPE_CODES)).toEqual(codes);
 });
 

@@ -51,7 +51,7 @@ async function compute(
   await backend.run(planFor(backend, problem), bindings);
   const numbers: Record<string, Float64Array> = {};
   for (const [name, { dtype }] of Object.entries(results)) {
-    numbers[name] = decode(dtype, await backend.read(bindings[name]!));
+    numbers[name] = decode(dtype, await backend.read(bindings[name]));
   }
   for (const buffer of Object.values(bindings)) backend.free(buffer);
   return numbers;
@@ -64,7 +64,7 @@ interface Case {
   readonly dout: ArrayLike<number>;
 }
 
-const pick = <T>(next: () => number, ...choices: T[]): T => choices[Math.floor(((next() + 1) / 2) * choices.length)]!;
+const pick = <T>(next: () => number, ...choices: T[]): T => choices[Math.floor(((next() + 1) / 2) * choices.length)];
 
 /** A random problem. With `poison`, some q, k, v and dout hold NaN and infinities, and something is always hidden. */
 function randomCase(seed: number, poison: boolean): Case {
@@ -74,7 +74,7 @@ function randomCase(seed: number, poison: boolean): Case {
   const H = Hkv * group;
   const [Sq, Skv] = [pick(next, 1, 7, 33, 101, 130), pick(next, 1, 5, 24, 97, 150)];
   const [D, Dv] = [pick(next, 1, 3, 8, 24, 40, 64), pick(next, 1, 5, 16, 31, 64)];
-  const layout = pick(next, "bhsd", "bshd") as "bhsd" | "bshd";
+  const layout = pick<"bhsd" | "bshd">(next, "bhsd", "bshd");
   const shape = (heads: number, rows: number, dim: number): number[] =>
     layout === "bhsd" ? [B, heads, rows, dim] : [B, rows, heads, dim];
   const broadcast = (): number[] => [pick(next, 1, B), pick(next, 1, H), pick(next, 1, Sq), pick(next, 1, Skv)];
@@ -92,7 +92,7 @@ function randomCase(seed: number, poison: boolean): Case {
   const options: AttentionOptionsOf<TensorSpec> = {
     ...optional,
     layout,
-    causal: poison && !optional.mask ? true : pick(next, false, true, "top-left" as const),
+    causal: poison && !optional.mask ? true : pick<boolean | "top-left">(next, false, true, "top-left"),
     ...(some(0.3) && { window: [pick(next, -1, 0, 20), pick(next, -1, 0, 9)] as const }),
     ...(some(0.3) && { softcap: 2 }),
     ...(some(0.3) && { dropout: { p: pick(next, 0.3, 0.9, 1), seed: seed * 7919, offset: 3 } }),
@@ -100,7 +100,7 @@ function randomCase(seed: number, poison: boolean): Case {
   };
   const numbers = (spec: TensorSpec): number[] => Array.from({ length: count(spec.shape) }, next);
   const inputs: Tensors = {};
-  for (const [name, spec] of Object.entries({ ...specs, ...optional })) {
+  for (const [name, spec] of Object.entries<TensorSpec>({ ...specs, ...optional })) {
     const values = numbers(spec);
     if (spec.dtype === "bool") values.forEach((x, n) => (values[n] = x > -0.2 ? 1 : 0));
     // Small, since distances are large where Skv < Sq and float32 scores of that size lose digits.
@@ -110,7 +110,7 @@ function randomCase(seed: number, poison: boolean): Case {
   const forward = attentionProblem(specs, options);
   const dout = numbers({ shape: outShape(forward), dtype: "float32" });
   if (poison) {
-    const targets = [inputs.q!.values, inputs.k!.values, inputs.v!.values, dout] as number[][];
+    const targets = [inputs.q.values, inputs.k.values, inputs.v.values, dout] as number[][];
     for (const values of targets) {
       if (some(0.5)) values[Math.floor(((next() + 1) / 2) * values.length)] = pick(next, NaN, Infinity, -Infinity);
     }
@@ -128,7 +128,7 @@ function largest(...arrays: Float64Array[]): number {
 function expectClose(label: string, got: Float64Array, want: Float64Array, slack: number): void {
   const wrong: string[] = [];
   want.forEach((x, n) => {
-    const y = got[n]!;
+    const y = got[n];
     const near = y === x || Math.abs(y - x) <= 1e-5 * Math.abs(x) + 1e-6 + slack;
     // Of infinities that meet in a sum only the order decides what comes out; -Infinity is the lse of an empty row.
     const same = Number.isFinite(x) ? near : x === -Infinity && label.endsWith("lse") ? y === x : !Number.isFinite(y);
@@ -139,42 +139,49 @@ function expectClose(label: string, got: Float64Array, want: Float64Array, slack
 
 const naive = await reference({ algorithm: "naive" }).open();
 
-async function checkCase(backend: Backend, { forward, backward, inputs, dout }: Case, label: string): Promise<void> {
+/** @param termsCancel a whole gradient may be 0 in exact arithmetic, as that of q is where each row sees one key */
+async function checkCase(
+  backend: Backend,
+  { forward, backward, inputs, dout }: Case,
+  label: string,
+  termsCancel: boolean,
+): Promise<void> {
   const sizes = (names: readonly string[]) =>
-    Object.fromEntries(names.map((name) => [name, { dtype: "float32", length: lengths[name]! }] as const));
+    Object.fromEntries(names.map((name) => [name, { dtype: "float32", length: lengths[name] }] as const));
   const lengths: Record<string, number> = { lse: forward.B * forward.H * forward.Sq, out: dout.length };
   for (const name of ["q", "k", "v", "bias", "sinks"]) lengths[`d${name}`] = inputs[name]?.values.length ?? 0;
   const want = await compute(naive, forward, inputs, sizes(["out", "lse"]));
   const got = await compute(backend, forward, inputs, sizes(["out", "lse"]));
   for (const name of ["out", "lse"]) {
-    expectClose(`${label} ${name}`, got[name]!, want[name]!, 1e-6 * largest(want[name]!));
+    expectClose(`${label} ${name}`, got[name], want[name], 1e-6 * largest(want[name]));
   }
 
   const gradients = ["dq", "dk", "dv", ...["bias", "sinks"].filter((name) => inputs[name]).map((name) => `d${name}`)];
   const given = { ...inputs, dout: { dtype: "float32", values: dout } } as Tensors;
-  for (const name of ["out", "lse"]) given[name] = { dtype: "float32", values: want[name]! };
+  for (const name of ["out", "lse"]) given[name] = { dtype: "float32", values: want[name] };
   const wantGradients = await compute(naive, backward, given, sizes(gradients));
   const gotGradients = await compute(backend, backward, given, sizes(gradients));
-  const slack = 4e-6 * largest(...Object.values(wantGradients));
-  for (const name of gradients) expectClose(`${label} ${name}`, gotGradients[name]!, wantGradients[name]!, slack);
+  for (const name of gradients) {
+    const size = largest(...(termsCancel ? Object.values(wantGradients) : [wantGradients[name]]));
+    expectClose(`${label} ${name}`, gotGradients[name], wantGradients[name], 4e-6 * size);
+  }
 }
 
 describe.each(variants)("%s", async (variant) => {
   const backend = await openVariant(variant);
 
   test("random problems with random options give what the definition gives, forward and backward", async () => {
-    for (let seed = 1; seed <= 120; seed++) await checkCase(backend, randomCase(seed, false), `seed ${seed}`);
+    for (let seed = 1; seed <= 120; seed++) await checkCase(backend, randomCase(seed, false), `seed ${seed}`, true);
   });
 
   test("NaN and infinities reach exactly the rows and gradients that they reach in the definition", async () => {
-    for (let seed = 1; seed <= 120; seed++) await checkCase(backend, randomCase(seed, true), `seed ${seed}`);
+    for (let seed = 1; seed <= 120; seed++) await checkCase(backend, randomCase(seed, true), `seed ${seed}`, true);
   });
 
   test.each([30, 300, 3000, 30_000])("logits of size %i keep their digits, forward and backward", async (size) => {
     const next = random(size);
-    const specs = Object.fromEntries(
-      ["q", "k", "v"].map((name) => [name, { shape: [1, 1, 70, 48], dtype: "float32" }] as const),
-    ) as Record<"q" | "k" | "v", TensorSpec>;
+    const spec: TensorSpec = { shape: [1, 1, 70, 48], dtype: "float32" };
+    const specs = { q: spec, k: spec, v: spec };
     // Exact in float32, so that the definition sees the same numbers; scale 2^-3 does not round them.
     const whole = (factor: number): number[] => Array.from({ length: 70 * 48 }, () => Math.round(next() * 64) * factor);
     const options = { scale: 0.125, causal: true };
@@ -185,7 +192,7 @@ describe.each(variants)("%s", async (variant) => {
       v: { dtype: "float32", values: whole(1 / 64) },
     };
     const backward = attentionProblem(specs, options, "attentionBackward");
-    await checkCase(backend, { forward, backward, inputs, dout: whole(1 / 64) }, `size ${size}`);
+    await checkCase(backend, { forward, backward, inputs, dout: whole(1 / 64) }, `size ${size}`, false);
   });
 
   test("linear and its backward over odd sizes and splits give what the definition gives", async () => {
@@ -224,7 +231,7 @@ describe.each(variants)("%s", async (variant) => {
         const want = await compute(naive, problem, inputs, sizes);
         const got = await compute(backend, problem, inputs, sizes);
         for (const name of Object.keys(sizes))
-          expectClose(`M=${M} K=${K} ${name}`, got[name]!, want[name]!, 4e-6 * largest(want[name]!));
+          expectClose(`M=${M} K=${K} ${name}`, got[name], want[name], 4e-6 * largest(want[name]));
       }
     }
   });

@@ -32,13 +32,13 @@ describe.each(variants)("%s", async (variant) => {
           for (let column = 0; column < columns; column++) {
             let sum = 0;
             for (let k = 0; k < n; k++) {
-              const x = order === 0 ? a[r * stride + k]! : a[k * stride + r]!;
-              sum += x * b[Math.floor(column / 8) * 8 * n + k * 8 + (column % 8)]!;
+              const x = order === 0 ? a[r * stride + k] : a[k * stride + r];
+              sum += x * b[Math.floor(column / 8) * 8 * n + k * 8 + (column % 8)];
             }
             const at = r * columnsPadded + column;
-            const old = before[at]!;
-            const expected = [sum, scales[0]! * sum, old + sum, scales[r]! * old + sum][update]!;
-            expect(Math.abs(after[at]! - expected)).toBeLessThanOrEqual(1e-6 * (1 + Math.sqrt(n)));
+            const old = before[at];
+            const expected = [sum, scales[0] * sum, old + sum, scales[r] * old + sum][update];
+            expect(Math.abs(after[at] - expected)).toBeLessThanOrEqual(1e-6 * (1 + Math.sqrt(n)));
           }
         }
       }

@@ -59,7 +59,7 @@ const inPackage = (path: string): string => fileURLToPath(new URL(path, PACKAGE)
 /** Version of a tool, or undefined when it is not there. */
 function version(tool: string): string | undefined {
   const { status, stdout } = spawnSync(tool, ["--version"], { encoding: "utf8" });
-  return status === 0 ? stdout.split("\n")[0]!.replace(/.*?(version|LLD) (\S+).*/, "$2") : undefined;
+  return status === 0 ? stdout.split("\n")[0].replace(/.*?(version|LLD) (\S+).*/, "$2") : undefined;
 }
 
 function run(tool: string, args: readonly string[]): void {
