@@ -76,11 +76,23 @@ HOT static void multiplyRow(f32 *row, const f32 *factors, u32 n) {
   for (; c < n; c++) row[c] *= factors[c];
 }
 
+// m' [rows] of the tile and all before it. Returns whether a finite one is above the limit in size.
+static u32 maxTile(const ForwardParams *p, Tile tile, u32 ld, f32 limit) {
+  u32 keys8 = roundUp(tile.keys, 8), above = 0;
+  for (u32 r = 0; r < tile.rows; r++) {
+    f32 top = maxOfRow(p->scores + r * ld, keys8, p->rowMax[r]), size = __builtin_fabsf(top);
+    p->rowTop[r] = top;
+    above |= size > limit && size < INFINITY_F;
+  }
+  return above;
+}
+
 static void softmaxTile(const ForwardParams *p, Tile tile, f32 scale, u32 ld, u32 isLong) {
   u32 keys8 = roundUp(tile.keys, 8);
   for (u32 r = 0; r < tile.rows; r++) {
-    f32 *s = p->scores + r * ld, m = maxOfRow(s, keys8, p->rowMax[r]), shift = m == -INFINITY_F ? 0 : m;
-    f32 sum = isLong ? exponentialLongRow(s, p->scoresLow + r * ld, keys8, shift, scale) : exponentialRow(s, keys8, shift, scale);
+    f32 *s = p->scores + r * ld, m = p->rowTop[r], shift = m == -INFINITY_F ? 0 : m;
+    f32 sum = isLong ? exponentialLongRow(s, p->scoresLow + r * ld, keys8, shift, scale)
+                     : exponentialRow(s, keys8, shift, scale);
     f32 alpha = lane(exp2v(splat((p->rowMax[r] - shift) * (LOG2E * scale))), 0);
     p->rowSum[r] = p->rowSum[r] * alpha + sum;
     p->rowScale[r] = alpha;
@@ -150,12 +162,12 @@ EXPORT(faForwardRows) void faForwardRows(const ForwardParams *p) {
     if (steps || visibility == PARTIAL || keys != keys8)
       scoreTile(&p->score, tile, visibility, p->scores, 0, Bc8, p->line);
 
-    u32 isLong = mayBeLong && hasLongRow(p->scores, Bc8, p->rowCount, keys8, LONG_SCORE / scaling.exponential);
+    u32 isLong = maxTile(p, tile, Bc8, LONG_SCORE / scaling.exponential) && mayBeLong;
     if (isLong) {
       longProduct(p->scores, p->scoresLow, Bc8, p->rowCount, keys8, p->qRows, D8, kColumns, p->D);
       hideLong(&p->score, tile, visibility, p->scores, p->scoresLow, Bc8);
+      maxTile(p, tile, Bc8, 0);
     }
-
     softmaxTile(p, tile, scaling.exponential, Bc8, isLong);
 
     if (visibility == PARTIAL && !p->vFinite[index]) accumulateVisible(p, tile, Bc8, Dv8);

@@ -36,20 +36,6 @@ void longProduct(f32 *high, f32 *low, u32 ld, u32 rows, u32 columns, const f32 *
       }
 }
 
-HOT static f32 maxOfRow(const f32 *s, u32 n8) {
-  vec top = load(s);
-  for (u32 c = 4; c < n8; c += 4) top = maxSkipNaN(top, load(s + c));
-  return maxLanes(top);
-}
-
-u32 hasLongRow(const f32 *scores, u32 ld, u32 rows, u32 n8, f32 limit) {
-  for (u32 r = 0; r < rows; r++) {
-    f32 size = __builtin_fabsf(maxOfRow(scores + r * ld, n8));
-    if (size > limit && size < INFINITY_F) return 1;
-  }
-  return 0;
-}
-
 void hideLong(const ScoreParams *p, Tile tile, Visibility visibility, f32 *high, f32 *low, u32 ld) {
   for (u32 r = 0; r < tile.rows; r++) {
     f32 *h = high + r * ld, *l = low + r * ld;

@@ -12,8 +12,5 @@
 // high + low [rows][ld] = A [rows][n] B, operands as for the micro-kernel; rows is rounded up to 4.
 void longProduct(f32 *high, f32 *low, u32 ld, u32 rows, u32 columns, const f32 *a, u32 stride, const f32 *b, u32 n);
 
-// Does a row of scores [rows][ld] have a finite max of size above the limit?
-u32 hasLongRow(const f32 *scores, u32 ld, u32 rows, u32 n8, f32 limit);
-
 // Hidden and padded keys: high -Infinity, low 0.
 void hideLong(const ScoreParams *p, Tile tile, Visibility visibility, f32 *high, f32 *low, u32 ld);

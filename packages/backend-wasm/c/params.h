@@ -55,6 +55,7 @@ typedef struct {
   f32 *scoresLow; // [Br][Bc8], of long scores
   f32 *acc;      // [Br][Dv8]
   f32 *rowMax;   // m [Br]
+  f32 *rowTop;   // m' [Br]: m with the tile at hand
   f32 *rowSum;   // l [Br]
   f32 *rowScale; // alpha [Br]
   f32 *line;     // one row of keys

@@ -74,6 +74,7 @@ export const FORWARD_PARAMS: Fields = {
   scoresLow: "pointer",
   acc: "pointer",
   rowMax: "pointer",
+  rowTop: "pointer",
   rowSum: "pointer",
   rowScale: "pointer",
   line: "pointer",

@@ -33,6 +33,7 @@ export function forwardPieces({ B, H, Skv, D, Dv, program }: AttentionProblem, t
     scoresLow: Br * Bc8 * F32,
     acc: Br * Dv8 * F32,
     rowMax: Br * F32,
+    rowTop: Br * F32,
     rowSum: Br * F32,
     rowScale: Br * F32,
     line: line * F32,
