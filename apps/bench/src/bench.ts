@@ -35,8 +35,8 @@ export async function* bench(
     signal.throwIfAborted();
   };
 
-  for (const subject of cases) {
-    const { facts } = subject;
+  for (const item of cases) {
+    const { facts } = item;
     await breathe();
     const callMs = flopsPerMs > 0 ? facts.flops / flopsPerMs : 0;
     const neededMs = callMs * (1 + LEAST_SAMPLES);
@@ -54,7 +54,7 @@ export async function* bench(
       };
       continue;
     }
-    const outcome = await runCase(subject, { open, breathe, sampleMs });
+    const outcome = await runCase(item, { open, breathe, sampleMs });
     if (outcome.outcome === "measured") flopsPerMs = Math.max(flopsPerMs, facts.flops / outcome.timing.medianMs);
     yield outcome;
   }
@@ -64,11 +64,11 @@ interface CaseOptions extends Pick<BenchOptions, "open" | "sampleMs"> {
   readonly breathe: () => Promise<void>;
 }
 
-async function runCase(subject: Case, { open, breathe, sampleMs }: CaseOptions): Promise<Outcome> {
-  const { facts } = subject;
-  const fa = await open();
+async function runCase(item: Case, { open, breathe, sampleMs }: CaseOptions): Promise<Outcome> {
+  const { facts } = item;
   try {
-    const placed = await place(fa, subject);
+    await using fa = await open();
+    const placed = await place(fa, item);
     await breathe();
     const start = performance.now();
     const results = await placed.call();
@@ -86,8 +86,6 @@ async function runCase(subject: Case, { open, breathe, sampleMs }: CaseOptions):
     // What engines throw for arrays that no memory holds.
     if (error instanceof RangeError) return { ...facts, outcome: "failed", reason: `host memory: ${error.message}` };
     throw error;
-  } finally {
-    await fa.dispose();
   }
 }
 

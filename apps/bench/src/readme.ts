@@ -118,7 +118,7 @@ export async function main(argv: readonly string[], root: string = ROOT): Promis
     if (after === before) return 0;
     if (argv.includes("--check")) {
       console.error("README.md is stale: its numbers or support table differ from results and kernel tables.");
-      console.error("Run `npm run readme` in apps/bench.");
+      console.error("Run `npm run readme`.");
       return 1;
     }
     writeFileSync(path, after);

@@ -26,10 +26,8 @@ export interface Results {
   dispose(): void;
 }
 
-export function place(fa: Attention, subject: Case): Promise<Subject> {
-  return subject.kind === "attention"
-    ? placeAttention(fa, subject)
-    : placeModule(fa, subject.golden, subject.facts.pass);
+export function place(fa: Attention, item: Case): Promise<Subject> {
+  return item.kind === "attention" ? placeAttention(fa, item) : placeModule(fa, item.golden, item.facts.pass);
 }
 
 /** Of the inputs of attention. Twice as wide for q and k, so that the softmax has something to choose. */

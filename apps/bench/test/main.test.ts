@@ -104,6 +104,19 @@ test("a back end that fails in a case: its reason is shown, the other cases run,
   expect(printed).toMatch(/S 256, full +[\d.]+ ± /);
 });
 
+test("a back end that cannot be opened again costs one case, and no other", async () => {
+  let opened = 0;
+  const open = async () => {
+    if (++opened === 3) throw new FaError("FA_DEVICE_LOST", "faulty: the device went away. Open another.");
+    return openReference();
+  };
+  const terminal = recorder();
+  expect(await main(["--quick", "--sizes", "64"], { terminal, open })).toBe(1);
+  const printed = terminal.printed.join("\n");
+  expect(printed).toMatch(/the same, dropout 0\.1 +failed: faulty: the device went away/);
+  expect(printed).toMatch(/S 64, causal +[\d.]+ ± /);
+});
+
 test("sizes that no memory holds fail with the reason", async () => {
   const terminal = recorder();
   const argv = ["--quick", "--sizes", "100000", "--heads", "1000000000", "--budget", "1e15"];
