@@ -1527,6 +1527,17 @@ const linears: BadInput[] = [
     ["linearBackward(dy)", "add up to the rows of weight, N = 5", "[4]", "the gradient of each result"],
   ),
   bad(
+    "linearBackward: dy without features beside a whole one",
+    (w) => w.fa.linearBackward({ x: x(w), weight: weight(w), dy: [w.of([2, 5]), w.of([2, 0])] }),
+    "FA_SHAPE",
+    [
+      "linearBackward(dy)",
+      "must be positive and add up to the rows of weight, N = 5",
+      "[5, 0]",
+      "the gradient of each",
+    ],
+  ),
+  bad(
     "linearBackward: dy of other rows",
     (w) => w.fa.linearBackward({ x: x(w), weight: weight(w), dy: [w.of([2, 2]), w.of([3, 3])] }),
     "FA_SHAPE",
@@ -1599,6 +1610,7 @@ const damaged = (name: string, bytes: () => unknown, got: string): BadInput =>
 const files: BadInput[] = [
   damaged("an empty file", () => new Uint8Array(0), "0 bytes"),
   damaged("cut short in the header's length", () => file("{}").slice(0, 7), "7 bytes"),
+  damaged("a header of no bytes", () => new Uint8Array(8), "a header that is no JSON"),
   damaged("cut short in the header", () => file(entry({}), 8).slice(0, 20), "a header of 54 bytes in a file of 20"),
   damaged("cut short in the data", () => file(entry({}), 7), "w at bytes 0 to 8"),
   damaged("a huge header length", () => file("{}", 0, (1n << 63n) - 1n), "a header of 9223372036854776000 bytes"),

@@ -202,6 +202,6 @@ describe("describePlan", () => {
 
   test("prints into how many pieces the keys are split", () => {
     const planned = plan(attention, device, [row]) as Plan;
-    expect(describePlan({ ...planned, splits: 3 })).toContain("grid       4 x 4 x 2, keys split in 3");
+    expect(describePlan({ ...planned, splits: 2 })).toContain("grid       4 x 4 x 2, keys split in 2\n");
   });
 });

@@ -382,9 +382,11 @@ describe("what tiled shows to those who watch", () => {
       fc.property(cases, (c) => {
         const { built, events } = watched(c);
         const running = new Map<string, number[]>();
-        for (const { b, h, rows, keys, S, P, m, l } of events) {
+        for (const { b, h, rows, keys, S, P, m, l, acc } of events) {
           const Bc = keys[1] - keys[0];
-          for (let r = 0; r < rows[1] - rows[0]; r++) {
+          const Br = rows[1] - rows[0];
+          expect([S, P, m, l, acc].map(({ length }) => length)).toEqual([Br * Bc, Br * Bc, Br, Br, Br * c.Dv]);
+          for (let r = 0; r < Br; r++) {
             const i = rows[0] + r;
             const row = `${b} ${h} ${i}`;
             if (!running.has(row)) running.set(row, c.sinks ? [built.data.sinks![h]] : []);

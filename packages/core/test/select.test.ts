@@ -135,9 +135,9 @@ describe("measured: the fastest on the problem", () => {
     const backends = [small.provider, refusing("absent", "not installed"), broken.provider, reference()];
     await using fa = await createAttention({ backends, select: "measured", problem });
     expect(fa.report).toMatchObject([
-      { name: "small", ok: false, reason: "takes head dims 1 to 2, not 4" },
-      { name: "absent", ok: false, reason: "not installed" },
-      { name: "broken", ok: false, reason: "shader lost" },
+      { name: "small", ok: false, taken: false, reason: "takes head dims 1 to 2, not 4" },
+      { name: "absent", ok: false, taken: false, reason: "not installed" },
+      { name: "broken", ok: false, taken: false, reason: "shader lost" },
       { name: "reference", ok: true, taken: true },
     ]);
     expect([small.record.disposals, broken.record.disposals]).toEqual([1, 1]);
@@ -156,6 +156,15 @@ describe("measured: the fastest on the problem", () => {
     await using fa = await createAttention({ backends: [spy.provider], select: "measured", problem: halves });
     expect(fa.report).toMatchObject([{ taken: true }]);
     expect(new Set(dtypes)).toEqual(new Set(["bfloat16 bshd 2"]));
+  });
+
+  test("a problem with nothing in it is measured too", async () => {
+    await using fa = await createAttention({
+      backends: [reference()],
+      select: "measured",
+      problem: { ...problem, Sq: 0 },
+    });
+    expect(fa.report).toMatchObject([{ taken: true, ms: expect.any(Number) }]);
   });
 
   test("a malformed problem is refused before anything is opened", async () => {
