@@ -59,7 +59,7 @@ export function tutorialCases(): Case[] {
   const block = { blockSize: 64 };
   return [
     attentionCase("tutorial", "plain", "[2, 256, 64] block 64", shape, "float32", block),
-    attentionCase("tutorial", "dropout", "the same, dropout 0.1", shape, "float32", {
+    attentionCase("tutorial", "dropout", "[2, 256, 64] dropout 0.1", shape, "float32", {
       ...block,
       dropout: { p: 0.1, seed: 42 },
     }),

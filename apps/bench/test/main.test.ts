@@ -113,7 +113,7 @@ test("a back end that cannot be opened again costs one case, and no other", asyn
   const terminal = recorder();
   expect(await main(["--quick", "--sizes", "64"], { terminal, open })).toBe(1);
   const printed = terminal.printed.join("\n");
-  expect(printed).toMatch(/the same, dropout 0\.1 +failed: faulty: the device went away/);
+  expect(printed).toMatch(/dropout 0\.1 +failed: faulty: the device went away/);
   expect(printed).toMatch(/S 64, causal +[\d.]+ ± /);
 });
 
