@@ -9,6 +9,7 @@
 #include "long.h"
 #include "micro.h"
 #include "pack.h"
+#include "pairs.h"
 #include "score.h"
 
 DEFINE_GEMM(productQK, ROWS, SET_SCALED)
@@ -165,26 +166,21 @@ static void gradientTile(const BackwardParams *p, Tile tile, Visibility visibili
 }
 
 // ---- accumulate: dv [keys][Dv8] += dropout(P)^T dout, dk [keys][D8] += dS^T q, dq [rows][D8] += dS k
-// As in the forward, a tile that hides something and whose right operand is not finite goes pair by pair.
-HOT static void addScaled(f32 *to, f32 weight, const f32 *from, u32 panelStride, u32 n8) {
-  for (u32 d = 0; d < n8; d += 8, from += panelStride) {
-    store(to + d, madd(splat(weight), load(from), load(to + d)));
-    store(to + d + 4, madd(splat(weight), load(from + 4), load(to + d + 4)));
+static void keysVisible(const BackwardParams *p, Tile tile, f32 *to, u32 n8, const f32 *weights, u32 ld, const f32 *rows) {
+  f32 sum[MAX_HEAD_DIM];
+  for (u32 c = 0; c < tile.keys; c++) {
+    sumOverRows(&p->score, sum, tile.keyBegin + c, tile, weights + c, ld, rows, n8);
+    addSum(to + c * n8, sum, n8);
   }
 }
 
-static void keysVisible(const BackwardParams *p, Tile tile, f32 *to, u32 n8, const f32 *weights, u32 ld, const f32 *rows) {
-  for (u32 r = 0; r < tile.rows; r++)
-    for (u32 c = 0; c < tile.keys; c++)
-      if (visible(&p->score, tile.rowBegin + r, tile.keyBegin + c))
-        addScaled(to + c * n8, weights[r * ld + c], rows + r * n8, 8, n8);
-}
-
 static void dqVisible(const BackwardParams *p, Tile tile, u32 D8, u32 ld) {
-  for (u32 r = 0; r < tile.rows; r++)
-    for (u32 c = 0; c < tile.keys; c++)
-      if (visible(&p->score, tile.rowBegin + r, tile.keyBegin + c))
-        addScaled(p->dqAcc + r * D8, p->grads[r * ld + c], p->kPanels + (tile.keyBegin + c) * 8, p->Skv * 8, D8);
+  f32 sum[MAX_HEAD_DIM];
+  for (u32 r = 0; r < tile.rows; r++) {
+    const f32 *k = p->kPanels + tile.keyBegin * 8;
+    sumOverKeys(&p->score, sum, tile.rowBegin + r, tile, p->grads + r * ld, k, p->Skv * 8, D8);
+    addSum(p->dqAcc + r * D8, sum, D8);
+  }
 }
 
 // ---- finish: rows of f32 accumulators, times a factor, to a tensor

@@ -4,6 +4,7 @@
 #include "long.h"
 #include "micro.h"
 #include "pack.h"
+#include "pairs.h"
 #include "score.h"
 
 DEFINE_GEMM(productQK, ROWS, SET_SCALED)
@@ -103,23 +104,12 @@ static void softmaxTile(const ForwardParams *p, Tile tile, f32 scale, u32 ld, u3
 }
 
 // ---- accumulate: acc [rows][Dv8] = alpha acc + P V
-// The product adds 0 * V for hidden keys, which is NaN where V is not finite. A tile that hides something and holds such a
-// value is accumulated key by key instead, skipping what the row does not see: by visibility and not by P = 0, since a
-// weight that underflowed or was dropped still multiplies.
-HOT static void accumulateKey(f32 *acc, f32 weight, const f32 *v, u32 panelStride, u32 Dv8) {
-  for (u32 d = 0; d < Dv8; d += 8, v += panelStride) {
-    store(acc + d, madd(splat(weight), load(v), load(acc + d)));
-    store(acc + d + 4, madd(splat(weight), load(v + 4), load(acc + d + 4)));
-  }
-}
-
 static void accumulateVisible(const ForwardParams *p, Tile tile, u32 ld, u32 Dv8) {
+  f32 sum[MAX_HEAD_DIM];
   for (u32 r = 0; r < tile.rows; r++) {
-    f32 *acc = p->acc + r * Dv8;
-    for (u32 d = 0; d < Dv8; d++) acc[d] *= p->rowScale[r];
-    for (u32 c = 0; c < tile.keys; c++)
-      if (visible(&p->score, tile.rowBegin + r, tile.keyBegin + c))
-        accumulateKey(acc, p->scores[r * ld + c], p->vPanels + (tile.keyBegin + c) * 8, p->Skv * 8, Dv8);
+    const f32 *v = p->vPanels + tile.keyBegin * 8;
+    sumOverKeys(&p->score, sum, tile.rowBegin + r, tile, p->scores + r * ld, v, p->Skv * 8, Dv8);
+    scaleAddSum(p->acc + r * Dv8, p->rowScale[r], sum, Dv8);
   }
 }
 

@@ -3,6 +3,8 @@
 #pragma once
 #include "base.h"
 
+#define MAX_HEAD_DIM 256
+
 // The score program: what happens to q.k between the product and the probability. A step that is off is a 0 or a null.
 typedef struct {
   f32 softcap;
