@@ -1,4 +1,4 @@
-// The README's example runs as it stands, and what it prints is an answer.
+// Examples of READMEs run as they stand, and print what their comments or this test say.
 
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
@@ -6,13 +6,31 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { root } from "./test-needs.ts";
 
-const blocks = [...readFileSync(join(root, "README.md"), "utf8").matchAll(/^```ts\n(.*?)^```$/gms)];
 const FROM_SOURCES = ["--conditions=@fa/source", "--input-type=module-typescript"];
 
-describe("README", () => {
-  it("shows an example", () => expect(blocks.length).toBeGreaterThan(0));
-  it.each(blocks.map(([, code]) => code))("runs:\n%s", (code) => {
-    const printed = execFileSync(process.execPath, FROM_SOURCES, { encoding: "utf8", cwd: root, input: code });
-    expect(printed).toMatch(/^wasm \[ 1, 8, 256, 64 \] Float32Array\(3\) \[[^N]*\] 2048$/ms);
+function examples(readme: string, language: string): string[] {
+  const text = readFileSync(join(root, readme), "utf8");
+  return [...text.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\`$`, "gms"))].map(([, code]) => code);
+}
+
+function printed(code: string): string {
+  return execFileSync(process.execPath, FROM_SOURCES, { encoding: "utf8", cwd: root, input: code });
+}
+
+describe("README.md", () => {
+  it("has one example, which gives out and lse on wasm", () => {
+    const code = examples("README.md", "ts");
+    expect(code).toHaveLength(1);
+    expect(printed(code[0])).toMatch(/^wasm \[ 1, 8, 256, 64 \] Float32Array\(3\) \[[^N]*\] 2048$/ms);
+  });
+});
+
+describe.each(["packages/core/README.md", "packages/conformance/README.md"])("%s", (readme) => {
+  const code = examples(readme, "js");
+  it("has an example", () => expect(code.length).toBeGreaterThan(0));
+  it.each(code)("prints what its comments say:\n%s", (snippet) => {
+    const said = [...snippet.matchAll(/console\.log\(.*\); \/\/ (.*)$/gm)].map(([, comment]) => comment);
+    expect(said.length).toBeGreaterThan(0);
+    expect(printed(snippet).trim().split("\n")).toEqual(said);
   });
 });
