@@ -26,6 +26,11 @@ describe("nearest", () => {
     expect(nearest("kb", ["q", "kv"])).toBe("kv");
   });
 
+  test("half of the letters may differ, or two of a short name, and no more", () => {
+    expect([nearest("cxxxal", known), nearest("cxxxxl", known)]).toEqual(["causal", undefined]);
+    expect([nearest("sxxl", ["seal"]), nearest("sxxx", ["seal"])]).toEqual(["seal", undefined]);
+  });
+
   test("of two that are near, the nearer", () => {
     expect(nearest("dkv", ["dq", "dkvs", "dvv", "dk"])).toBe("dkvs");
     expect(nearest("dv0", ["dq", "dv1", "dv"])).toBe("dv1");
