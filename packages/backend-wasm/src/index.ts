@@ -1,7 +1,7 @@
 /** `@fa/backend-wasm`: attention on WebAssembly SIMD, in browsers and Node. */
 import { checkOptions, refuse, show, type BackendProvider } from "@fa/core";
 import { WasmBackend } from "./backend.ts";
-import { createModule, supportedVariant, type Variant } from "./module.ts";
+import { createModule, loadBinary, supportedVariant, type Variant } from "./module.ts";
 
 export { createModule, loadBinary, supportedVariant } from "./module.ts";
 export type { FaModuleArg, FaWasmModule, Kernels, Variant } from "./module.ts";
@@ -10,6 +10,11 @@ export { KERNELS } from "./kernels.ts";
 export interface WasmOptions {
   /** The most threads to use. This version computes on one whatever it is. */
   readonly threads?: number | undefined;
+  /**
+   * `"relaxed"` (default where the engine has it) multiplies and adds in one rounding where the machine does; `"plain"`
+   * gives the same bits on every machine.
+   */
+  readonly simd?: Variant | undefined;
 }
 
 const DEVICES: Readonly<Record<Variant, string>> = {
@@ -19,7 +24,7 @@ const DEVICES: Readonly<Record<Variant, string>> = {
 
 const REASONS: Readonly<Record<Variant, string>> = {
   relaxed: "relaxed SIMD, which this engine has; one thread, as this version always takes",
-  plain: "plain SIMD: this engine does not validate relaxed SIMD; one thread, as this version always takes",
+  plain: "plain SIMD; one thread, as this version always takes",
 };
 
 /**
@@ -28,8 +33,8 @@ const REASONS: Readonly<Record<Variant, string>> = {
  * @throws FaError FA_OPTION
  */
 export function wasm(options: WasmOptions = {}): BackendProvider {
-  checkOptions("wasm", options, ["threads"]);
-  const { threads = 1 } = options;
+  checkOptions("wasm", options, ["threads", "simd"]);
+  const { threads = 1, simd } = options;
   if (!Number.isSafeInteger(threads) || threads < 1) {
     refuse("FA_OPTION", {
       where: "wasm(threads)",
@@ -38,19 +43,30 @@ export function wasm(options: WasmOptions = {}): BackendProvider {
       fix: "Leave it out for the default.",
     });
   }
+  if (simd !== undefined && simd !== "relaxed" && simd !== "plain") {
+    refuse("FA_OPTION", {
+      where: "wasm(simd)",
+      rule: `simd must be "relaxed" or "plain"`,
+      got: show(simd),
+      fix: "Leave it out for the best that the engine has.",
+    });
+  }
   return {
     name: "wasm",
     async probe() {
       try {
-        const variant = supportedVariant();
+        const best = supportedVariant();
+        if (simd === "relaxed" && best === "plain") return { ok: false, reason: "the engine has no relaxed SIMD" };
+        const variant = simd ?? best;
         return { ok: true, device: DEVICES[variant], reason: REASONS[variant] };
       } catch (error) {
         return { ok: false, reason: (error as Error).message };
       }
     },
     async open() {
-      const variant = supportedVariant();
-      return new WasmBackend(await createModule(), variant, DEVICES[variant]);
+      const variant = simd ?? supportedVariant();
+      const module = await createModule({ wasmBinary: await loadBinary(variant) });
+      return new WasmBackend(module, variant, DEVICES[variant]);
     },
   };
 }

@@ -1,7 +1,8 @@
 import type { FaError, Tensor } from "@fa/core";
+import { naiveAttention } from "@fa/core/reference";
 import { agree, hold, same, type Check } from "./check.ts";
 import { Random } from "./random.ts";
-import { numbersOf, type Inputs, type Numbers, type Options } from "./subject.ts";
+import { dataOf, numbersOf, problemOf, type Inputs, type Numbers, type Options } from "./subject.ts";
 
 /** Section 4 of the contract, row by row, and the mistakes of section 6. */
 export const EDGES: readonly Check[] = [
@@ -143,6 +144,59 @@ export const EDGES: readonly Check[] = [
     },
   },
   {
+    name: "a row whose lse is NaN leaves no NaN in dv of keys that it does not see",
+    capability: "nan",
+    async run(subject) {
+      const clean = random("nan lse", { Sq: 26, Skv: 26, D: 7 });
+      const values = Float64Array.from(clean.q.values);
+      // Row 9 alone is NaN; causal hides keys from 10 on.
+      for (const h of [0, 1]) values[(h * 26 + 9) * 7] = NaN;
+      const options: Options = { causal: true };
+      const got = await subject.backward({ ...clean, q: { ...clean.q, values } }, clean.dout, options);
+      const expected = await subject.backward(clean, clean.dout, options);
+      for (const h of [0, 1]) {
+        hold(Number.isNaN(got.lse[h * 26 + 9]), "lse of the NaN row is a number");
+        for (let j = 10; j < 26; j++) {
+          same(`dv of key ${j}`, row(got.dv, h * 26 + j, 7), row(expected.dv, h * 26 + j, 7));
+          same(`dk of key ${j}`, row(got.dk, h * 26 + j, 7), row(expected.dk, h * 26 + j, 7));
+        }
+      }
+    },
+  },
+  {
+    name: "a dout that is NaN on a row that sees no key leaves no NaN in dsinks or any other gradient",
+    capability: "nan",
+    async run(subject) {
+      const clean = random("nan dout", { Sq: 14, Skv: 9, D: 6 });
+      const values = Float64Array.from(clean.dout.values);
+      for (const h of [0, 1]) values.fill(NaN, (h * 14 + 2) * 6, (h * 14 + 3) * 6);
+      // Bottom-right causal with five more queries than keys: row 2 sees nothing.
+      const options: Options = { causal: true, sinks: { shape: [2], values: [0.5, -1] } };
+      const expected = await subject.backward(clean, clean.dout, options);
+      const got = await subject.backward(clean, { ...clean.dout, values }, options);
+      for (const name of ["dq", "dk", "dv", "dsinks"] as const) same(name, got[name]!, expected[name]!);
+    },
+  },
+  {
+    name: "large ALiBi and bias terms keep their weight beside small scores, at scale 1 and D = 1",
+    capability: "stability",
+    async run(subject) {
+      const draw = new Random("large terms");
+      const shape = [1, 2, 21, 1];
+      const keys = [1, 2, 50, 1];
+      const inputs = { q: draw.numbers(shape), k: draw.numbers(keys), v: draw.numbers(keys) };
+      const slopes: Numbers = { shape: [2], values: [-3, 40] };
+      const bias = draw.numbers([1, 1, 21, 50], () => 4 * (draw.integer(200) - 100));
+      for (const options of [{ alibiSlopes: slopes }, { bias }, { alibiSlopes: slopes, bias, softcap: 3 }]) {
+        const full: Options = { scale: 1, ...options };
+        const got = await subject.attention(inputs, full);
+        const truth = naiveAttention(problemOf(inputs, full, "float32"), dataOf(inputs, full, "float32"));
+        agree("out", got.out, truth.out);
+        agree("lse", got.lse, truth.lse);
+      }
+    },
+  },
+  {
     name: "a NaN or Inf in a value that a row sees makes that row NaN, and no other",
     capability: "nan",
     async run(subject) {
@@ -180,6 +234,24 @@ export const EDGES: readonly Check[] = [
         const { out } = await subject.attention(inputs, options);
         hold(out.every(Number.isNaN), `out is ${out.join()}`);
       }
+    },
+  },
+  {
+    name: "a row whose scores are all -Infinity is an empty row, whatever its values hold",
+    capability: "nan",
+    async run(subject) {
+      const clean = random("all scores -Infinity", { Sq: 6, Skv: 20, D: 8 });
+      const values = Float64Array.from(clean.v.values).fill(NaN, 0, 8);
+      const bias: Numbers = {
+        shape: [1, 1, 6, 20],
+        values: Float64Array.from({ length: 120 }, (_, n) => (n < 20 ? -Infinity : 0)),
+      };
+      const { out, lse } = await subject.attention({ ...clean, v: { ...clean.v, values } }, { bias });
+      hold(
+        lse[0] === -Infinity && row(out, 0, 8).every((x) => x === 0),
+        `out is ${row(out, 0, 8).join()}, lse ${lse[0]}`,
+      );
+      hold(row(out, 1, 8).every(Number.isNaN), "a row that weighs the NaN does not show it");
     },
   },
   {

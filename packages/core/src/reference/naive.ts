@@ -28,6 +28,8 @@ export function naiveAttention(problem: AttentionProblem, data: AttentionData, r
   const lse = new Float64Array(B * H * Sq);
   for (const row of probabilities(problem, data, round)) {
     const { b, h, i, P, dropoutFactor } = row;
+    lse[(b * H + h) * Sq + i] = row.lse;
+    if (row.lse === -Infinity) continue;
     const at = rowAt(rows.out, b, h, i);
     for (let j = 0; j < Skv; j++) {
       if (!row.visible[j]) continue;
@@ -35,7 +37,6 @@ export function naiveAttention(problem: AttentionProblem, data: AttentionData, r
       addScaled(out, at, round(P[j] * dropoutFactor(i, j)), data.v, value, Dv);
     }
     for (let d = 0; d < Dv; d++) out[at + d] = round(finiteOrNaN(out[at + d]));
-    lse[(b * H + h) * Sq + i] = row.lse;
   }
   return { out, lse };
 }

@@ -12,6 +12,7 @@ import {
   type Band,
   type Broadcast,
   type TileVisibility,
+  type VisibleRange,
 } from "../mask.ts";
 import type { Tile } from "../plan.ts";
 import type { AttentionProblem } from "../problem.ts";
@@ -167,6 +168,8 @@ export function tiledAttentionBackward(
       for (let i = 0; i < Sq; i++) {
         const at = rowAt(rows.out, b, h, i);
         delta[i] = dot(data.dout, at, data.out, at, Dv);
+        // Out is 0 where the row sees no key, but 0 times a dout that is NaN is not.
+        if (Number.isNaN(delta[i]) && !seesAny(program, i, keyRange(band, i, i + 1, Skv))) delta[i] = 0;
         const lse = data.lse[(b * H + h) * Sq + i];
         if (gradients.dsinks && lse !== -Infinity) gradients.dsinks[h] -= Math.exp(program.sink - lse) * delta[i];
       }
@@ -184,6 +187,11 @@ export function tiledAttentionBackward(
     }
   }
   return gradients;
+}
+
+function seesAny({ visible }: HeadProgram, i: number, { begin, end }: VisibleRange): boolean {
+  for (let j = begin; j < end; j++) if (visible(i, j)) return true;
+  return false;
 }
 
 /** One tile of the backward pass: each visible pair adds to dv, dk, dq and dbias. */
