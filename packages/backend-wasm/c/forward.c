@@ -126,7 +126,8 @@ static void finish(const ForwardParams *p, f32 scale, u32 Dv8) {
   for (u32 r = 0; r < p->rowCount; r++) {
     f32 *acc = p->acc + r * Dv8, l = p->rowSum[r];
     u32 i = p->rowBegin + r;
-    divideRow(acc, Dv8, l == 0 ? 1 : l); // an empty row's acc is 0
+    if (l == 0) fillZero(acc, Dv8 * 4); // an empty row, whatever its values hold
+    else divideRow(acc, Dv8, l);
     fromF32(elementAtW(p->out, p->resultDtype, i * p->outStride), acc, p->Dv, p->resultDtype);
     if (p->lse) p->lse[i] = (f32)((f64)scale * (f64)p->rowMax[r] + logOf(l));
   }
