@@ -1,3 +1,5 @@
+import { globSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { FaError } from "@fa/core";
 import { formatResults, gflopsOf, isMeasured, parseResults, type ResultsFile } from "../src/results.ts";
@@ -89,4 +91,13 @@ describe("refuses, and says where", () => {
 test("GFLOP/s are operations by the median time", () => {
   const [first] = madeResults().outcomes.filter(isMeasured);
   expect(gflopsOf(first)).toBeCloseTo(32, 9);
+});
+
+const COMMITTED = join(import.meta.dirname, "../results");
+
+test.each(globSync("*.json", { cwd: COMMITTED }))("%s, as committed, is whole and without a wrong case", (name) => {
+  const { complete, commit, outcomes } = read(readFileSync(join(COMMITTED, name), "utf8"));
+  expect(complete).toBe(true);
+  expect(commit).toMatch(/^[0-9a-f]{12}$/);
+  expect(outcomes.filter(({ outcome }) => outcome === "wrong" || outcome === "failed")).toEqual([]);
 });
