@@ -18,6 +18,12 @@ function printed(code: string): string {
 }
 
 describe("README.md", () => {
+  it("has the tables that kernel tables and result files give", () => {
+    const check = [join(root, "apps/bench/src/readme.ts"), "--check"];
+    expect(execFileSync(process.execPath, ["--conditions=@fa/source", ...check], { encoding: "utf8" })).toMatch(
+      /README/,
+    );
+  });
   it("has one example, which gives out and lse on wasm", () => {
     const code = examples("README.md", "ts");
     expect(code).toHaveLength(1);
