@@ -95,7 +95,8 @@ static Finite loadRows(const BackwardParams *p, u32 D8, u32 Dv8) {
 // ---- softmax: P [rows][Bc8] = exp(s - lse), then dS = P * (dropout(dP) - Delta) and dropout(P) in place
 HOT static void probabilityRow(f32 *s, u32 n8, f32 scale, f32 lse, f32 lseLow) {
   vec log2e = splat(LOG2E * scale), high = splat(lse), low = splat(lseLow);
-  for (u32 c = 0; c < n8; c += 4) store(s + c, exp2v(mul(sub(sub(load(s + c), high), low), log2e)));
+  Exp2 e = exp2Setup();
+  for (u32 c = 0; c < n8; c += 4) store(s + c, exp2v(e, mul(sub(sub(load(s + c), high), low), log2e)));
 }
 
 HOT static void gradientRow(f32 *probs, f32 *grads, u32 n8, f32 delta) {
@@ -130,8 +131,9 @@ DEFINE_ADD_BIAS(addBiasDouble, f64)
 
 HOT static void probabilityLongRow(f32 *s, const f32 *sLow, u32 n8, f32 scale, f32 lse, f32 lseLow) {
   vec log2e = splat(LOG2E * scale), high = splat(lse), low = splat(lseLow);
+  Exp2 e = exp2Setup();
   for (u32 c = 0; c < n8; c += 4)
-    store(s + c, exp2v(mul(add(sub(load(s + c), high), sub(load(sLow + c), low)), log2e)));
+    store(s + c, exp2v(e, mul(add(sub(load(s + c), high), sub(load(sLow + c), low)), log2e)));
 }
 
 static void probabilityTile(const BackwardParams *p, Tile tile, f32 scale, u32 ld, u32 isLong) {

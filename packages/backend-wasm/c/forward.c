@@ -7,8 +7,10 @@
 #include "pairs.h"
 #include "score.h"
 
-DEFINE_GEMM(productQK, ROWS, SET_SCALED)
-DEFINE_GEMM(productPV, ROWS, SCALE_ADD)
+DEFINE_ROWS(rowsQK, ROWS, SET_SCALED)
+DEFINE_ROWS(rowsPV, ROWS, SCALE_ADD)
+
+#define GROUP 12 // rows whose softmax runs over the same keys: a multiple of MR and of the 4 rows of a vector
 
 EXPORT(faForwardPack) void faForwardPack(const ForwardParams *p) {
   Matrix k = {p->k, p->dtype, p->kStride}, v = {p->v, p->dtype, p->vStride};
@@ -16,7 +18,7 @@ EXPORT(faForwardPack) void faForwardPack(const ForwardParams *p) {
   for (u32 tile = 0, key = 0; key < p->Skv; tile++, key += p->Bc) {
     u32 keys = minU(p->Bc, p->Skv - key);
     packTransposed(p->kColumns + tile * tileColumns, k, key, keys, p->D);
-    p->vFinite[tile] = (u8)packPanels(p->vPanels + key * 8, p->Skv * 8, v, key, keys, p->Dv);
+    p->vFinite[tile] = (u8)packPanels(p->vPanels + key * roundUp(p->Dv, 8), p->Bc * 8, v, key, keys, p->Dv);
   }
 }
 
@@ -37,38 +39,91 @@ static void loadQ(const ForwardParams *p) {
   fillZero(p->qRows + p->rowCount * ld, (roundUp(p->rowCount, MR) - p->rowCount) * ld * 4);
 }
 
-// ---- softmax: s [n8] becomes P = exp(scale (s - m')), and m, l, alpha of the row follow
-// While a row has seen no key, m is -Infinity and 0 is subtracted in its place: exp(-Infinity - 0) = 0, never NaN.
-HOT static f32 maxOfRow(const f32 *s, u32 n8, f32 m) {
-  vec top0 = splat(m), top1 = top0;
-  for (u32 c = 0; c < n8; c += 8) {
-    top0 = maxSkipNaN(top0, load(s + c));
-    top1 = maxSkipNaN(top1, load(s + c + 4));
-  }
-  return maxLanes(maxSkipNaN(top0, top1));
+// The columns of S that are made and read for row r: whole panels of the keys that a row of its group may see.
+static Range columnsOfGroup(const ForwardParams *p, Tile tile, u32 r) {
+  u32 begin = r / GROUP * GROUP;
+  Range keys = keysOfRows(&p->score, tile, begin, begin + GROUP);
+  return (Range){keys.begin / NR * NR, roundUp(keys.end, NR)};
 }
 
-HOT static f32 exponentialRow(f32 *s, u32 n8, f32 shift, f32 scale) {
-  vec subtract = splat(shift), log2e = splat(LOG2E * scale), sum0 = splat(0), sum1 = sum0;
+// ---- scores: S [rows][Bc8] = q k^T, scaled now or in the exponential
+static void productQK(const ForwardParams *p, Tile tile, const f32 *kColumns, u32 ld, u32 D8, const f32 *scale) {
+  for (u32 r = 0; r < tile.rows; r += MR) {
+    Range columns = columnsOfGroup(p, tile, r);
+    rowsQK(p->scores + r * ld + columns.begin, ld, columns.end - columns.begin, p->qRows + r * D8, D8,
+           kColumns + columns.begin * p->D, p->D * NR, p->D, scale);
+  }
+}
+
+// ---- softmax: S becomes P = exp(scale (s - m')), and m, l, alpha [rows] follow
+// top [4] = m' = max(m, max of a row of S), four rows.
+HOT static void maxOfRows(f32 *top, const f32 *m, const f32 *s, u32 ld, u32 n8) {
+  vec a = splat(-INFINITY_F), b = a, c = a, d = a;
+  for (u32 n = 0; n < n8; n += 4) {
+    a = maxSkipNaN(a, load(s + n));
+    b = maxSkipNaN(b, load(s + n + ld));
+    c = maxSkipNaN(c, load(s + n + 2 * ld));
+    d = maxSkipNaN(d, load(s + n + 3 * ld));
+  }
+  transpose4(&a, &b, &c, &d);
+  store(top, maxSkipNaN(load(m), maxSkipNaN(maxSkipNaN(a, b), maxSkipNaN(c, d))));
+}
+
+// m' [rows] of the tile and all before it. Returns whether a finite one is above the limit in size.
+static u32 maxTile(const ForwardParams *p, Tile tile, u32 ld, f32 limit) {
+  vec above = splat(0), row = wasm_i32x4_make(0, 1, 2, 3);
+  for (u32 r = 0; r < tile.rows; r += 4) {
+    Range columns = columnsOfGroup(p, tile, r);
+    maxOfRows(p->rowTop + r, p->rowMax + r, p->scores + r * ld + columns.begin, ld, columns.end - columns.begin);
+    vec size = wasm_f32x4_abs(load(p->rowTop + r)), inside = wasm_i32x4_lt(row, wasm_i32x4_splat((i32)(tile.rows - r)));
+    vec large = wasm_v128_and(wasm_f32x4_gt(size, splat(limit)), wasm_f32x4_lt(size, splat(INFINITY_F)));
+    above = wasm_v128_or(above, wasm_v128_and(large, inside));
+  }
+  return wasm_v128_any_true(above);
+}
+
+// s [n8] becomes P; returns four parts of its sum.
+INLINE vec exponentialRow(Exp2 e, f32 *s, u32 n8, f32 shift, vec log2e) {
+  vec subtract = splat(shift), sum0 = splat(0), sum1 = sum0;
   for (u32 c = 0; c < n8; c += 8) {
-    vec p0 = exp2v(mul(sub(load(s + c), subtract), log2e));
-    vec p1 = exp2v(mul(sub(load(s + c + 4), subtract), log2e));
+    vec p0 = exp2v(e, mul(sub(load(s + c), subtract), log2e));
+    vec p1 = exp2v(e, mul(sub(load(s + c + 4), subtract), log2e));
     store(s + c, p0);
     store(s + c + 4, p1);
     sum0 = add(sum0, p0);
     sum1 = add(sum1, p1);
   }
-  return sumLanes(add(sum0, sum1));
+  return add(sum0, sum1);
 }
 
-HOT static f32 exponentialLongRow(f32 *s, const f32 *low, u32 n8, f32 shift, f32 scale) {
-  vec subtract = splat(shift), log2e = splat(LOG2E * scale), sum = splat(0);
+INLINE vec exponentialLongRow(Exp2 e, f32 *s, const f32 *low, u32 n8, f32 shift, vec log2e) {
+  vec subtract = splat(shift), sum = splat(0);
   for (u32 c = 0; c < n8; c += 4) {
-    vec p = exp2v(mul(add(sub(load(s + c), subtract), load(low + c)), log2e));
+    vec p = exp2v(e, mul(add(sub(load(s + c), subtract), load(low + c)), log2e));
     store(s + c, p);
     sum = add(sum, p);
   }
-  return sumLanes(sum);
+  return sum;
+}
+
+// Four rows: m, l, alpha, and P from S. low: the second part of long scores, or null.
+// While a row has seen no key, m is -Infinity and 0 is subtracted in its place: exp(-Infinity - 0) = 0, never NaN.
+HOT static void softmaxRows(const ForwardParams *p, u32 r, f32 *s, const f32 *low, u32 ld, u32 n8, f32 scale) {
+  Exp2 e = exp2Setup();
+  vec log2e = splat(LOG2E * scale), m = load(p->rowTop + r), sums[4];
+  vec shift = select(wasm_f32x4_eq(m, splat(-INFINITY_F)), splat(0), m);
+  vec alpha = exp2v(e, mul(sub(load(p->rowMax + r), shift), log2e));
+  f32 shifts[4];
+  store(shifts, shift);
+  for (u32 n = 0; n < 4; n++, s += ld) {
+    if (low) sums[n] = exponentialLongRow(e, s, low + n * ld, n8, shifts[n], log2e);
+    else sums[n] = exponentialRow(e, s, n8, shifts[n], log2e);
+  }
+  transpose4(&sums[0], &sums[1], &sums[2], &sums[3]);
+  vec sum = add(add(sums[0], sums[2]), add(sums[1], sums[3]));
+  store(p->rowSum + r, add(mul(load(p->rowSum + r), alpha), sum));
+  store(p->rowScale + r, alpha);
+  store(p->rowMax + r, m);
 }
 
 HOT static void multiplyRow(f32 *row, const f32 *factors, u32 n) {
@@ -77,38 +132,32 @@ HOT static void multiplyRow(f32 *row, const f32 *factors, u32 n) {
   for (; c < n; c++) row[c] *= factors[c];
 }
 
-// m' [rows] of the tile and all before it. Returns whether a finite one is above the limit in size.
-static u32 maxTile(const ForwardParams *p, Tile tile, u32 ld, f32 limit) {
-  u32 keys8 = roundUp(tile.keys, 8), above = 0;
-  for (u32 r = 0; r < tile.rows; r++) {
-    f32 top = maxOfRow(p->scores + r * ld, keys8, p->rowMax[r]), size = __builtin_fabsf(top);
-    p->rowTop[r] = top;
-    above |= size > limit && size < INFINITY_F;
-  }
-  return above;
-}
-
 static void softmaxTile(const ForwardParams *p, Tile tile, f32 scale, u32 ld, u32 isLong) {
-  u32 keys8 = roundUp(tile.keys, 8);
-  for (u32 r = 0; r < tile.rows; r++) {
-    f32 *s = p->scores + r * ld, m = p->rowTop[r], shift = m == -INFINITY_F ? 0 : m;
-    f32 sum = isLong ? exponentialLongRow(s, p->scoresLow + r * ld, keys8, shift, scale)
-                     : exponentialRow(s, keys8, shift, scale);
-    f32 alpha = lane(exp2v(splat((p->rowMax[r] - shift) * (LOG2E * scale))), 0);
-    p->rowSum[r] = p->rowSum[r] * alpha + sum;
-    p->rowScale[r] = alpha;
-    p->rowMax[r] = m;
-    if (p->score.dropout)
-      multiplyRow(s, dropoutFactors(&p->score, p->line, tile.rowBegin + r, tile.keyBegin, tile.keys), tile.keys);
+  for (u32 r = 0; r < tile.rows; r += 4) {
+    Range columns = columnsOfGroup(p, tile, r);
+    u32 at = r * ld + columns.begin;
+    softmaxRows(p, r, p->scores + at, isLong ? p->scoresLow + at : 0, ld, columns.end - columns.begin, scale);
+  }
+  if (!p->score.dropout) return;
+  for (u32 r = 0; r < tile.rows; r++)
+    multiplyRow(p->scores + r * ld, dropoutFactors(&p->score, p->line, tile.rowBegin + r, tile.keyBegin, tile.keys), tile.keys);
+}
+
+// ---- accumulate: acc [rows][Dv8] = alpha acc + P V, over the keys that some row of a register block sees
+static void productPV(const ForwardParams *p, Tile tile, u32 ld, u32 Dv8) {
+  const f32 *v = p->vPanels + tile.keyBegin * Dv8;
+  for (u32 r = 0; r < tile.rows; r += MR) {
+    Range keys = keysOfRows(&p->score, tile, r, r + MR);
+    rowsPV(p->acc + r * Dv8, Dv8, Dv8, p->scores + r * ld + keys.begin, ld, v + keys.begin * NR, p->Bc * NR,
+           keys.end - keys.begin, p->rowScale + r);
   }
 }
 
-// ---- accumulate: acc [rows][Dv8] = alpha acc + P V
 static void accumulateVisible(const ForwardParams *p, Tile tile, u32 ld, u32 Dv8) {
   f32 sum[MAX_HEAD_DIM];
   for (u32 r = 0; r < tile.rows; r++) {
-    const f32 *v = p->vPanels + tile.keyBegin * 8;
-    sumOverKeys(&p->score, sum, tile.rowBegin + r, tile, p->scores + r * ld, v, p->Skv * 8, Dv8);
+    const f32 *v = p->vPanels + tile.keyBegin * Dv8;
+    sumOverKeys(&p->score, sum, tile.rowBegin + r, tile, p->scores + r * ld, v, p->Bc * 8, Dv8);
     scaleAddSum(p->acc + r * Dv8, p->rowScale[r], sum, Dv8);
   }
 }
@@ -146,10 +195,9 @@ EXPORT(faForwardRows) void faForwardRows(const ForwardParams *p) {
     Visibility visibility = tileVisibility(&p->score, tile, key >= p->fullBegin && key + keys <= p->fullEnd);
     if (visibility == EMPTY) continue;
 
-    // ---- scores: S [rows][Bc8] = q k^T (scaled now or in the exponential), then the score program
     u32 keys8 = roundUp(keys, 8);
     const f32 *kColumns = p->kColumns + index * Bc8 * p->D;
-    productQK(p->scores, Bc8, p->rowCount, keys8, p->qRows, D8, kColumns, p->D * 8, p->D, &scaling.product);
+    productQK(p, tile, kColumns, Bc8, D8, &scaling.product);
     if (steps || visibility == PARTIAL || keys != keys8)
       scoreTile(&p->score, tile, visibility, p->scores, 0, Bc8, p->line);
 
@@ -162,8 +210,7 @@ EXPORT(faForwardRows) void faForwardRows(const ForwardParams *p) {
     softmaxTile(p, tile, scaling.exponential, Bc8, isLong);
 
     if (visibility == PARTIAL && !p->vFinite[index]) accumulateVisible(p, tile, Bc8, Dv8);
-    else
-      productPV(p->acc, Dv8, p->rowCount, Dv8, p->scores, Bc8, p->vPanels + key * 8, p->Skv * 8, keys, p->rowScale);
+    else productPV(p, tile, Bc8, Dv8);
   }
   finish(p, scaling.exponential, Dv8);
 }

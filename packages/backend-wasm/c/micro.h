@@ -57,16 +57,24 @@ INLINE void microKernel(const Order order, const Update update, f32 *restrict c,
   }
 }
 
+// Defines name(): one block of MR rows of C by `columns`, rounded up to 8, beside B's panels, panelStride apart.
+#define DEFINE_ROWS(name, order, update)                                                                               \
+  HOT static void name(f32 *c, u32 ldc, u32 columns, const f32 *a, u32 stride, const f32 *b, u32 panelStride, u32 n,   \
+                       const f32 *scale) {                                                                             \
+    for (u32 column = 0; column < columns; column += NR, b += panelStride)                                             \
+      microKernel(order, update, c + column, ldc, a, stride, b, n, scale);                                             \
+  }
+
 // Defines name(): C [rows x columns] in register blocks, rows rounded up to MR and columns to 8. Panel p of B starts at
 // b + p * panelStride and stays in the first-level cache while all rows of A pass by.
 #define DEFINE_GEMM(name, order, update)                                                                               \
-  HOT static void name##Block(f32 *c, u32 ldc, const f32 *a, u32 stride, const f32 *b, u32 n, const f32 *scale) {   \
-    microKernel(order, update, c, ldc, a, stride, b, n, scale);                                                     \
+  HOT static void name##Block(f32 *c, u32 ldc, const f32 *a, u32 stride, const f32 *b, u32 n, const f32 *scale) {      \
+    microKernel(order, update, c, ldc, a, stride, b, n, scale);                                                        \
   }                                                                                                                    \
   HOT static void name(f32 *c, u32 ldc, u32 rows, u32 columns, const f32 *a, u32 stride, const f32 *b,                 \
-                       u32 panelStride, u32 n, const f32 *scale) {                                                  \
+                       u32 panelStride, u32 n, const f32 *scale) {                                                     \
     for (u32 column = 0; column < columns; column += NR, b += panelStride)                                             \
       for (u32 row = 0; row < rows; row += MR)                                                                         \
         name##Block(c + row * ldc + column, ldc, a + row * (order == ROWS ? stride : 1), stride, b, n,                 \
-                    update == SCALE_ADD ? scale + row : scale);                                                   \
+                    update == SCALE_ADD ? scale + row : scale);                                                        \
   }

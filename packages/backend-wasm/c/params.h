@@ -50,7 +50,7 @@ typedef struct {
   u32 outStride;
   // Workspace, sizes in src/workspace.ts
   f32 *kColumns; // K^T: [kv tile][ceil(Bc / 8)][D][8]
-  f32 *vPanels;  // [ceil(Dv / 8)][Skv][8]
+  f32 *vPanels;  // [kv tile][ceil(Dv / 8)][Bc][8]
   u8 *vFinite;   // [kv tile]
   f32 *qRows;    // [Br][D8]
   f32 *scores;   // [Br][Bc8]

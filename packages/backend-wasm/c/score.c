@@ -4,11 +4,19 @@
 // ---- steps, one row of n keys each
 
 // s = cap tanh(s / cap)
-HOT static void softcapRow(f32 *s, f32 *grads, u32 n8, f32 cap) {
+HOT static void softcapRow(f32 *s, u32 n8, f32 cap) {
+  Tanh t = tanhSetup();
+  vec size = splat(cap), inverse = splat(1 / cap);
+  for (u32 c = 0; c < n8; c += 4) store(s + c, mul(size, tanhv(t, mul(load(s + c), inverse), 0)));
+}
+
+// The same, and its derivative.
+HOT static void softcapGradRow(f32 *s, f32 *grads, u32 n8, f32 cap) {
+  Tanh t = tanhSetup();
   vec size = splat(cap), inverse = splat(1 / cap), derivative;
   for (u32 c = 0; c < n8; c += 4) {
-    store(s + c, mul(size, tanhv(mul(load(s + c), inverse), &derivative)));
-    if (grads) store(grads + c, derivative);
+    store(s + c, mul(size, tanhv(t, mul(load(s + c), inverse), &derivative)));
+    store(grads + c, derivative);
   }
 }
 
@@ -64,7 +72,8 @@ void scoreTile(const ScoreParams *p, Tile tile, Visibility visibility, f32 *scor
   for (u32 r = 0; r < tile.rows; r++) {
     u32 i = tile.rowBegin + r;
     f32 *s = scores + r * ld;
-    if (p->softcap) softcapRow(s, capGrads ? capGrads + r * ld : 0, keys8, p->softcap);
+    if (p->softcap && capGrads) softcapGradRow(s, capGrads + r * ld, keys8, p->softcap);
+    else if (p->softcap) softcapRow(s, keys8, p->softcap);
     if (p->bias) biasRow(p, s, i, tile.keyBegin, tile.keys, line);
     if (p->slope) alibiRow(s, keys8, p->slope, (i32)i + p->diagonal - (i32)tile.keyBegin);
     if (visibility == PARTIAL) hideRow(p, s, i, tile.keyBegin, tile.keys, -INFINITY_F);
@@ -74,6 +83,13 @@ void scoreTile(const ScoreParams *p, Tile tile, Visibility visibility, f32 *scor
 }
 
 // ---- visibility
+
+Range keysOfRows(const ScoreParams *p, Tile tile, u32 begin, u32 end) {
+  i32 offset = (i32)tile.rowBegin - (i32)tile.keyBegin; // row r sees key c inside the band iff lo <= c - r - offset <= hi
+  i32 first = (i32)begin + offset + p->bandLo, last = (i32)minU(end, tile.rows) - 1 + offset + p->bandHi;
+  u32 from = (u32)minI(maxI(first, 0), (i32)tile.keys);
+  return (Range){from, (u32)minI(maxI(last + 1, (i32)from), (i32)tile.keys)};
+}
 
 u32 visible(const ScoreParams *p, u32 i, u32 j) {
   i32 distance = (i32)j - (i32)i;

@@ -10,6 +10,11 @@ typedef struct {
   u32 rowBegin, rows, keyBegin, keys;
 } Tile;
 
+// Rows or keys of a tile, from its first one.
+typedef struct {
+  u32 begin, end;
+} Range;
+
 // Scores of size 100 lose their sixth digit when they are rounded to f32. Where nothing happens between the product and
 // the exponential, scores therefore stay the raw q.k, and the scale is applied to differences of them, which are small.
 typedef struct {
@@ -26,6 +31,9 @@ INLINE Scaling scalingOf(const ScoreParams *p, f32 scale, f32 sink) {
 
 // What the tile shows. insideBand: the caller knows from the key range that the band hides nothing.
 Visibility tileVisibility(const ScoreParams *p, Tile tile, u32 insideBand);
+
+// The keys that some row of [begin, end) sees, as far as the band decides: nothing else need be computed.
+Range keysOfRows(const ScoreParams *p, Tile tile, u32 begin, u32 end);
 
 u32 visible(const ScoreParams *p, u32 i, u32 j);
 

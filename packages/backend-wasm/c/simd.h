@@ -28,11 +28,6 @@ INLINE f32 sumLanes(vec v) {
   vec pair = add(v, wasm_i32x4_shuffle(v, v, 2, 3, 0, 1));
   return lane(pair, 0) + lane(pair, 1);
 }
-INLINE f32 maxLanes(vec v) {
-  vec pair = maxSkipNaN(v, wasm_i32x4_shuffle(v, v, 2, 3, 0, 1));
-  f32 a = lane(pair, 0), b = lane(pair, 1);
-  return a < b ? b : a;
-}
 
 // Rows become columns: four vectors of one row each, in place.
 INLINE void transpose4(vec *a, vec *b, vec *c, vec *d) {
@@ -46,40 +41,81 @@ INLINE void transpose4(vec *a, vec *b, vec *c, vec *d) {
 
 #define LOG2E 1.4426950408889634f
 
-// 2^x for x < 127, relative error below 2e-7, exactly 1 at 0. Below -100 the result is 0: wasm cannot flush denormals to
-// zero and one denormal costs as much as a hundred products. NaN stays NaN, hence the test "x < -100" and not its opposite.
-INLINE vec exp2v(vec x) {
-  const vec round = splat(12582912.0f); // 1.5 * 2^23: adding it rounds to the nearest integer, in the low mantissa bits
-  vec shifted = add(x, round);
-  vec f = sub(x, sub(shifted, round)); // in [-0.5, 0.5]
-  vec scale = wasm_i32x4_shl(wasm_i32x4_add(shifted, wasm_i32x4_splat(127)), 23); // 2^round(x)
-  vec p = splat(0.001326472731307149f);
-  p = madd(p, f, splat(0.009671512991189957f));
-  p = madd(p, f, splat(0.05550733581185341f));
-  p = madd(p, f, splat(0.24022242426872253f));
-  p = madd(p, f, splat(0.6931470036506653f));
-  p = madd(p, f, splat(1.0f));
-  vec tiny = wasm_f32x4_lt(x, splat(-100.0f));
-  return wasm_v128_andnot(mul(p, scale), tiny);
+// A constant in a register. One that V8 can see it makes again in every round of a loop, three instructions each time.
+INLINE vec held(f32 x) {
+  __asm__("" : "+r"(x));
+  return splat(x);
 }
 
-// tanh(x), and its derivative 1 - tanh^2 with full relative accuracy also where tanh is almost 1.
+// What exp2v needs, set up outside the loop: its polynomial (times 2^26) and what splits x.
+typedef struct {
+  vec low, round, c0, c1, c2, c3, c4, c5;
+} Exp2;
+
+INLINE Exp2 exp2Setup(void) {
+  return (Exp2){
+      .low = held(-101.0f),
+      .round = held(12582912.0f + 101.0f), // 1.5 * 2^23: adding it rounds to the nearest integer, in the low mantissa bits
+      .c0 = held(0x1p26f),
+      .c1 = held(0x1p26f * 0.6931470036506653f),
+      .c2 = held(0x1p26f * 0.24022242426872253f),
+      .c3 = held(0x1p26f * 0.05550733581185341f),
+      .c4 = held(0x1p26f * 0.009671512991189957f),
+      .c5 = held(0x1p26f * 0.001326472731307149f),
+  };
+}
+
+// 2^x for x < 127, relative error below 2e-7, exactly 1 at 0; from -101 down it is 0. Wasm cannot flush denormals to zero
+// and one denormal costs as much as a hundred products; so the exponent is counted from -101, whose power of two has the
+// bits of 0, and the polynomial makes up for it. NaN stays NaN.
+INLINE vec exp2v(Exp2 e, vec x) {
+  x = maxSkipNaN(x, e.low);
+  vec shifted = add(x, e.round);            // low bits: round(x) + 101
+  vec f = add(x, sub(e.round, shifted));    // in [-0.5, 0.5]
+  vec scale = wasm_i32x4_shl(shifted, 23);  // 2^(round(x) - 26), or 0
+  vec p = madd(e.c5, f, e.c4);
+  p = madd(p, f, e.c3);
+  p = madd(p, f, e.c2);
+  p = madd(p, f, e.c1);
+  p = madd(p, f, e.c0);
+  return mul(p, scale);
+}
+
+// tanh(x) and, if asked for, its derivative 1 - tanh^2 with full relative accuracy also where tanh is almost 1.
 // Near 0 an odd polynomial keeps the relative accuracy that 1 - 2e / (1 + e) would cancel away.
-INLINE vec tanhv(vec x, vec *derivative) {
-  vec size = wasm_f32x4_abs(x), sign = wasm_v128_and(x, wasm_i32x4_splat(0x80000000));
-  vec e = exp2v(mul(size, splat(-2.0f * LOG2E)));
-  vec inverse = wasm_f32x4_div(splat(1.0f), add(splat(1.0f), e));
+typedef struct {
+  Exp2 exp2;
+  vec one, rate, limit, c3, c5, c7, c9, c11;
+} Tanh;
+
+INLINE Tanh tanhSetup(void) {
+  return (Tanh){
+      .exp2 = exp2Setup(),
+      .one = held(1.0f),
+      .rate = held(-2.0f * LOG2E),
+      .limit = held(0.55f),
+      .c3 = held(-0.33333326605906294f),
+      .c5 = held(0.1333282882091646f),
+      .c7 = held(-0.05387393194524592f),
+      .c9 = held(0.021150297818960336f),
+      .c11 = held(-0.0063748553551908034f),
+  };
+}
+
+INLINE vec tanhv(Tanh t, vec x, vec *derivative) {
+  vec size = wasm_f32x4_abs(x);
+  vec e = exp2v(t.exp2, mul(size, t.rate));
+  vec inverse = wasm_f32x4_div(t.one, add(t.one, e));
   vec e2 = add(e, e);
-  vec far = wasm_v128_or(sub(splat(1.0f), mul(e2, inverse)), sign);
+  vec far = wasm_v128_or(sub(t.one, mul(e2, inverse)), wasm_v128_xor(x, size)); // with the sign of x
   vec xx = mul(x, x);
-  vec p = splat(-0.0063748553551908034f);
-  p = madd(p, xx, splat(0.021150297818960336f));
-  p = madd(p, xx, splat(-0.05387393194524592f));
-  p = madd(p, xx, splat(0.1333282882091646f));
-  p = madd(p, xx, splat(-0.33333326605906294f));
+  vec p = madd(t.c11, xx, t.c9);
+  p = madd(p, xx, t.c7);
+  p = madd(p, xx, t.c5);
+  p = madd(p, xx, t.c3);
   vec near = madd(mul(p, xx), x, x);
-  *derivative = mul(mul(add(e2, e2), inverse), inverse);
-  return select(wasm_f32x4_lt(size, splat(0.55f)), near, far);
+  if (derivative) *derivative = mul(mul(add(e2, e2), inverse), inverse);
+  return select(wasm_f32x4_lt(size, t.limit), near, far);
 }
 
 // ln(x) of a positive x (0 gives -Infinity, Infinity and NaN themselves), relative error below 1e-14. Once a row.

@@ -26,7 +26,7 @@ export function forwardPieces({ B, H, Skv, D, Dv, program }: AttentionProblem, t
     slopes: step(program, "alibi") ? B * H * F32 : 0,
     sinks: step(program, "sinks") ? H * F32 : 0,
     kColumns: tiles * Bc8 * D * F32,
-    vPanels: Dv8 * Skv * F32,
+    vPanels: tiles * tile.kv * Dv8 * F32,
     vFinite: tiles,
     qRows: Br * D8 * F32,
     scores: Br * Bc8 * F32,

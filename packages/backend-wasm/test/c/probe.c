@@ -2,13 +2,15 @@
 #include "../../c/micro.h"
 
 EXPORT(exp2Array) void exp2Array(f32 *to, const f32 *from, u32 n) {
-  for (u32 i = 0; i < n; i += 4) store(to + i, exp2v(load(from + i)));
+  Exp2 e = exp2Setup();
+  for (u32 i = 0; i < n; i += 4) store(to + i, exp2v(e, load(from + i)));
 }
 
 EXPORT(tanhArray) void tanhArray(f32 *to, f32 *derivatives, const f32 *from, u32 n) {
+  Tanh t = tanhSetup();
   for (u32 i = 0; i < n; i += 4) {
     vec derivative;
-    store(to + i, tanhv(load(from + i), &derivative));
+    store(to + i, tanhv(t, load(from + i), &derivative));
     store(derivatives + i, derivative);
   }
 }
