@@ -2,7 +2,7 @@ import { FaError, type Attention } from "@fa/core";
 import type { Case } from "./cases.ts";
 import { measure, LEAST_SAMPLES, type Timing } from "./measure.ts";
 import type { Outcome } from "./results.ts";
-import { place } from "./subject.ts";
+import { place } from "./place.ts";
 
 /** No case may take more than this share of the budget, so that a slow one leaves time for others and Ctrl-C is heard. */
 const MOST_OF_BUDGET = 1 / 4;

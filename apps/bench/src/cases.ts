@@ -12,10 +12,10 @@ import {
 import type { GoldenModule } from "./golden.ts";
 
 /** Where a case stands in tables and results. */
-export const GROUPS = ["tutorial", "module", "sweep"] as const;
+export const GROUPS = ["tutorial", "module", "sweep", "contest"] as const;
 export type Group = (typeof GROUPS)[number];
 
-export const PASSES = ["forward", "fwd+bwd"] as const;
+export const PASSES = ["forward", "backward", "fwd+bwd"] as const;
 export type Pass = (typeof PASSES)[number];
 
 /** The facts of a case that results files carry. */
@@ -28,7 +28,9 @@ export interface CaseFacts {
   readonly dtype: FloatDType;
   readonly B: number;
   readonly H: number;
-  readonly S: number;
+  readonly Hkv: number;
+  readonly Sq: number;
+  readonly Skv: number;
   readonly D: number;
   readonly causal: boolean;
   /** Multiplications and additions of visible pairs, and of the projections. */
@@ -37,11 +39,16 @@ export interface CaseFacts {
   readonly scoresBytes: number;
 }
 
+/** Options of a case: those whose tensors `numbersOf` can make. */
+export type CaseOptions = Omit<AttentionOptionsOf<TensorSpec>, "mask" | "sinks" | "layout">;
+
 export interface AttentionCase {
   readonly kind: "attention";
   readonly facts: CaseFacts;
-  readonly inputs: Readonly<Record<"q" | "k" | "v", TensorSpec>>;
-  readonly options: AttentionOptionsOf<never>;
+  readonly inputs: Readonly<Record<"q" | "k" | "v", TensorSpec & { readonly dtype: FloatDType }>>;
+  /** Tensors among them as specs; their numbers come with those of q, k and v (`numbersOf`). */
+  readonly options: CaseOptions;
+  /** Of the op that is measured: attention, or attentionBackward where the pass is backward. */
   readonly problem: AttentionProblem;
 }
 
@@ -55,13 +62,15 @@ export type Case = AttentionCase | ModuleCase;
 
 /** The case of the widely copied tutorials: [B, N, D] inputs, blocks of 64, plain and with dropout. */
 export function tutorialCases(): Case[] {
-  const shape = [2, 256, 64];
+  const base = { group: "tutorial", q: [2, 256, 64] } as const;
   const block = { blockSize: 64 };
   return [
-    attentionCase("tutorial", "plain", "[2, 256, 64] block 64", shape, "float32", block),
-    attentionCase("tutorial", "dropout", "[2, 256, 64] dropout 0.1", shape, "float32", {
-      ...block,
-      dropout: { p: 0.1, seed: 42 },
+    attentionCase({ ...base, name: "plain", title: "[2, 256, 64] block 64", options: block }),
+    attentionCase({
+      ...base,
+      name: "dropout",
+      title: "[2, 256, 64] dropout 0.1",
+      options: { ...block, dropout: { p: 0.1, seed: 42 } },
     }),
   ];
 }
@@ -80,33 +89,44 @@ export interface SweepOptions {
 export function sweepCases({ sizes, heads, dim, dtype }: SweepOptions): Case[] {
   return sizes.flatMap((S) =>
     [false, true].map((causal) => {
-      const name = causal ? "causal" : "full";
-      return attentionCase("sweep", `${S}/${name}`, `S ${S}, ${name}`, [1, heads, S, dim], dtype, { causal });
+      const kind = causal ? "causal" : "full";
+      const [name, title] = [`${S}/${kind}`, `S ${S}, ${kind}`];
+      return attentionCase({ group: "sweep", name, title, q: [1, heads, S, dim], dtype, options: { causal } });
     }),
   );
 }
 
-function attentionCase(
-  group: Group,
-  name: string,
-  title: string,
-  shape: readonly number[],
-  dtype: FloatDType,
-  options: AttentionOptionsOf<never>,
-): AttentionCase {
-  const spec = { shape, dtype };
-  const inputs = { q: spec, k: spec, v: spec };
-  const problem = attentionProblem(inputs, options);
-  const { B, H, Sq, Skv, D, program } = problem;
+export interface AttentionSpec {
+  readonly group: Group;
+  /** Unique in the group. */
+  readonly name: string;
+  readonly title: string;
+  /** Shape of q. */
+  readonly q: readonly number[];
+  /** Shape of k and v; that of q unless given. */
+  readonly kv?: readonly number[];
+  readonly dtype?: FloatDType;
+  readonly pass?: "forward" | "backward";
+  readonly options?: CaseOptions;
+}
+
+/** @throws FaError for what attention refuses */
+export function attentionCase(spec: AttentionSpec): AttentionCase {
+  const { group, name, title, q: shape, kv = shape, dtype = "float32", pass = "forward", options = {} } = spec;
+  const inputs = { q: { shape, dtype }, k: { shape: kv, dtype }, v: { shape: kv, dtype } };
+  const problem = attentionProblem(inputs, options, pass === "forward" ? "attention" : "attentionBackward");
+  const { B, H, Hkv, Sq, Skv, D, program } = problem;
   const facts: CaseFacts = {
     id: `${group}/${name}`,
     title,
     group,
-    pass: "forward",
+    pass,
     dtype,
     B,
     H,
-    S: Sq,
+    Hkv,
+    Sq,
+    Skv,
     D,
     causal: step(program, "visibility") !== undefined,
     flops: countFlops(problem),
@@ -118,8 +138,8 @@ function attentionCase(
 /** FlashMHA on golden inputs, forward alone and with its backward. */
 export function moduleCases(golden: GoldenModule): Case[] {
   const { B, S, E } = golden;
-  const { numHeads: H, causal } = golden.options;
-  return PASSES.map((pass) => {
+  const { numHeads: H, numHeadsKv: Hkv, causal } = golden.options;
+  return (["forward", "fwd+bwd"] as const).map((pass) => {
     const facts: CaseFacts = {
       id: `module/${golden.name}/${pass}`,
       title: `[${B}, ${S}, ${E}] ${H} heads, ${pass}`,
@@ -128,7 +148,9 @@ export function moduleCases(golden: GoldenModule): Case[] {
       dtype: "float32",
       B,
       H,
-      S,
+      Hkv,
+      Sq: S,
+      Skv: S,
       D: E / H,
       causal,
       flops: moduleFlops(golden, pass),

@@ -11,6 +11,7 @@ const HEADINGS: Readonly<Record<Group, string>> = {
   tutorial: "the tutorials' case",
   module: "FlashMHA",
   sweep: "attention, B 1",
+  contest: "attention, B 1",
 };
 
 /** What the columns mean, for the line under a table. */
@@ -34,7 +35,7 @@ export function cells(measured: Measured, roof: Roof): string[] {
     spread(timing),
     gflops.toFixed(gflops < 10 ? 2 : 1),
     `${((100 * gflops) / roof.gflops).toFixed(0)} %`,
-    bytes(peakBytes),
+    peakBytes === null ? "-" : bytes(peakBytes),
     bytes(scoresBytes),
     Math.sqrt(verification.meanSquareError).toExponential(1),
   ];
@@ -52,7 +53,7 @@ export function whyNotMeasured(outcome: Exclude<Outcome, Measured>): string {
 
 /** What a group of cases has in common. */
 export function headingOf({ group, H, D, dtype }: Outcome): string {
-  return group === "sweep" ? `${HEADINGS.sweep}, H ${H}, D ${D}, ${dtype}` : HEADINGS[group];
+  return group === "sweep" || group === "contest" ? `${HEADINGS.sweep}, H ${H}, D ${D}, ${dtype}` : HEADINGS[group];
 }
 
 /** "12.3 ± 0.1": the median and half the distance of the quartiles, to the same digit. */

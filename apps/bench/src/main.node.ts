@@ -1,17 +1,17 @@
 import { rename, writeFile } from "node:fs/promises";
-import { styleText } from "node:util";
 import { FaError, type Attention, type CandidateReport } from "@fa/core";
 import { createAttention } from "@fa/core/auto";
 import { bench } from "./bench.ts";
 import { moduleCases, sweepCases, tutorialCases, type Case } from "./cases.ts";
 import { spread, whyNotMeasured } from "./columns.ts";
 import { goldenModule } from "./golden.ts";
+import { compare, type Arena } from "./compare.node.ts";
 import { currentCommit, readGolden, thisMachine } from "./machine.node.ts";
 import { CommanderError, parseOptions, type Options } from "./options.node.ts";
-import { renderSvg, sweepChart } from "./plot.ts";
-import { formatResults, SCHEMA, VERSION, type Outcome, type ResultsFile } from "./results.ts";
+import { comparisonChart, renderSvg, sweepChart, type ChartOption } from "./plot.ts";
+import { formatResults, SCHEMA, VERSION, type Outcome, type ResultsFile, type RunFile } from "./results.ts";
 import { resultsTable } from "./table.ts";
-import { progress, TERMINAL, type Terminal } from "./terminal.node.ts";
+import { progress, styleOf, TERMINAL, type Terminal } from "./terminal.node.ts";
 
 export interface Surroundings {
   readonly terminal?: Terminal | undefined;
@@ -19,6 +19,8 @@ export interface Surroundings {
   readonly signal?: AbortSignal | undefined;
   /** Opens a back end; the best that is installed unless given. */
   readonly open?: (() => Promise<Attention>) | undefined;
+  /** Who takes part in a comparison; those that are installed unless given. */
+  readonly openArena?: (() => Arena) | undefined;
 }
 
 /** The app. Resolves to its exit code; complaints are lines, never stack traces, unless the fault is ours. */
@@ -26,6 +28,9 @@ export async function main(argv: readonly string[], surroundings: Surroundings =
   const { terminal = TERMINAL, signal = new AbortController().signal } = surroundings;
   try {
     const options = parseOptions(argv, terminal);
+    if (options.peers || options.targets !== undefined) {
+      return await runComparison(options, terminal, signal, surroundings.openArena);
+    }
     return await run(options, terminal, signal, surroundings.open ?? opener(options.backend));
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode;
@@ -66,9 +71,10 @@ async function run(
     shown.stop();
   }
 
-  const file: ResultsFile = {
+  const file: RunFile = {
     schema: SCHEMA,
     version: VERSION,
+    kind: "run",
     machine: thisMachine(options.machine),
     date: new Date().toISOString(),
     commit: currentCommit(),
@@ -78,7 +84,10 @@ async function run(
     complete,
     outcomes,
   };
-  await show(file, options, terminal);
+  if (outcomes.length > 0) {
+    terminal.print(`${terminal.isTTY ? "" : "\n"}${resultsTable(outcomes, roof, styleOf(terminal))}`);
+  }
+  await save(file, sweepChart(file), options, terminal);
   if (!complete) return stopped(terminal, signal);
   return outcomes.some(({ outcome }) => outcome === "wrong" || outcome === "failed") ? 1 : 0;
 }
@@ -108,20 +117,28 @@ function opener(name: string | undefined): () => Promise<Attention> {
   };
 }
 
-async function show(file: ResultsFile, { json, plot }: Options, terminal: Terminal): Promise<void> {
-  const { outcomes, roof } = file;
-  if (outcomes.length > 0) {
-    const style = terminal.isTTY
-      ? { alarm: (text: string) => styleText(["red", "bold"], text), quiet: (text: string) => styleText("dim", text) }
-      : {};
-    terminal.print(`${terminal.isTTY ? "" : "\n"}${resultsTable(outcomes, roof, style)}`);
-  }
+async function runComparison(
+  options: Options,
+  terminal: Terminal,
+  signal: AbortSignal,
+  openArena: (() => Arena) | undefined,
+): Promise<number> {
+  const { file, exitCode } = await compare(options, terminal, signal, openArena);
+  await save(file, comparisonChart(file), options, terminal);
+  return file.complete ? exitCode : stopped(terminal, signal);
+}
+
+async function save(
+  file: ResultsFile,
+  chart: ChartOption | undefined,
+  { json, plot }: Options,
+  terminal: Terminal,
+): Promise<void> {
   if (json !== undefined) {
     await replaceFile(json, formatResults(file));
     terminal.print(`\nresults written to ${json}`);
   }
   if (plot !== undefined) {
-    const chart = sweepChart(file);
     if (chart) await replaceFile(plot, renderSvg(chart));
     terminal.print(chart ? `\nchart written to ${plot}` : `\nno chart: no size of the sweep was measured`);
   }

@@ -4,6 +4,8 @@ import { Command, CommanderError, InvalidArgumentError, Option } from "commander
 import { FLOAT_DTYPES, nearest, type FloatDType } from "@fa/core";
 import type { Terminal } from "./terminal.node.ts";
 
+/** Back ends that something is required of. */
+const WITH_TARGETS = ["wasm"] as const;
 /** Back ends that `@fa/core/auto` knows, in its order. */
 export const BACKENDS = ["cuda", "webgpu", "wasm", "reference"] as const;
 
@@ -18,10 +20,18 @@ export interface Options {
   readonly json?: string | undefined;
   readonly plot?: string | undefined;
   readonly machine?: string | undefined;
+  /** Compare with other libraries. */
+  readonly peers: boolean;
+  /** The back end whose targets are measured. */
+  readonly targets?: "wasm" | undefined;
+  /** A target that is missed makes the exit code 1. */
+  readonly strict: boolean;
+  /** Whether sizes and dim were asked for. */
+  readonly chosen: { readonly sizes: boolean; readonly dim: boolean };
 }
 
 /** Options without a default of their own. */
-type Depends = "quick" | "budget";
+type Depends = "quick" | "budget" | "peers" | "strict";
 
 export { CommanderError };
 
@@ -30,12 +40,14 @@ const QUICK = { sizes: [128, 256], budget: 10 };
 
 const HELP = `
 Every result is verified against the float64 reference or PyTorch's golden data before it is timed.
-Exit codes: 0 all right, 1 a wrong or failed case or a bad argument, 130 stopped by Ctrl-C.
+Exit codes: 0 all right, 1 a wrong or failed case of ours or a bad argument, 130 stopped by Ctrl-C.
 
 Examples:
   npm start
   npm start -- --backend wasm --sizes 512,1024 --json results.json --plot sweep.svg
-  npm start -- --quick`;
+  npm start -- --quick
+  npm run bench -- --backend wasm --peers
+  npm run bench -- --targets wasm --peers --json all.json --plot all.svg`;
 
 /**
  * The options of a command line. Whatever can be found wrong before any work is found here.
@@ -57,6 +69,18 @@ export function parseOptions(argv: readonly string[], terminal: Terminal): Optio
       seconds,
     )
     .option("--quick", `a few seconds: a small FlashMHA, sizes ${QUICK.sizes.join(",")}`)
+    .addOption(
+      new Option("--peers", "compare with onnxruntime-web, jax-js and tfjs-wasm, taking turns").conflicts([
+        "dtype",
+        "budget",
+      ]),
+    )
+    .addOption(
+      new Option("--targets <backend>", "measure what is required of a back end: wasm")
+        .argParser((value) => oneOf(WITH_TARGETS, value))
+        .conflicts(["backend", "sizes", "heads", "dim", "dtype", "budget", "quick"]),
+    )
+    .option("--strict", "exit code 1 when a target is missed or not measured")
     .option("--json <file>", "write the results", writable())
     .option("--plot <file.svg>", "draw GFLOP/s over S", writable(".svg"))
     .option("--machine <name>", "what results call this machine (default: its processor)")
@@ -70,12 +94,19 @@ export function parseOptions(argv: readonly string[], terminal: Terminal): Optio
     .exitOverride();
   program.parse(argv, { from: "user" });
   const options = program.opts<Omit<Options, Depends> & Partial<Pick<Options, Depends>>>();
-  const chosen = program.getOptionValueSource("sizes") !== "default";
-  const { quick = false } = options;
+  const isChosen = (name: string): boolean => program.getOptionValueSource(name) !== "default";
+  const chosen = { sizes: isChosen("sizes"), dim: isChosen("dim") };
+  const { quick = false, peers = false, strict = false } = options;
+  if (peers && options.backend !== undefined && options.backend !== "wasm") {
+    program.error(`error: --peers compares the wasm back end; got --backend ${options.backend}.`);
+  }
   return {
     ...options,
     quick,
-    sizes: quick && !chosen ? QUICK.sizes : options.sizes,
+    peers,
+    strict,
+    chosen,
+    sizes: quick && !chosen.sizes ? QUICK.sizes : options.sizes,
     budget: options.budget ?? (quick ? QUICK.budget : 40),
   };
 }

@@ -1,4 +1,4 @@
-import { LineChart, type LineSeriesOption } from "echarts/charts";
+import { BarChart, LineChart, type BarSeriesOption, type LineSeriesOption } from "echarts/charts";
 import {
   GridComponent,
   LegendComponent,
@@ -11,26 +11,59 @@ import {
 } from "echarts/components";
 import { init, use, type ComposeOption } from "echarts/core";
 import { SVGRenderer } from "echarts/renderers";
-import { gflopsOf, isMeasured, type ResultsFile } from "./results.ts";
+import { gflopsOf, isMeasured, type ContestFile, type Entry, type RunFile } from "./results.ts";
 
-use([LineChart, GridComponent, LegendComponent, MarkLineComponent, TitleComponent, SVGRenderer]);
+use([BarChart, LineChart, GridComponent, LegendComponent, MarkLineComponent, TitleComponent, SVGRenderer]);
 
 export type ChartOption = ComposeOption<
-  LineSeriesOption | GridComponentOption | LegendComponentOption | MarkLineComponentOption | TitleComponentOption
+  | BarSeriesOption
+  | LineSeriesOption
+  | GridComponentOption
+  | LegendComponentOption
+  | MarkLineComponentOption
+  | TitleComponentOption
 >;
 
 const TEXT = "#1f2328";
 const FAINT = "#59636e";
 const LINES = { full: "#0969da", causal: "#bc4c00" };
 const ROOF = "#8250df";
+/** Ours first; peers in the order in which they take part. */
+const BARS = ["#0969da", "#bc4c00", "#1a7f37", "#9a6700"];
+
+/** Of every chart. */
+const AXIS = {
+  nameLocation: "middle",
+  nameTextStyle: { color: TEXT, fontSize: 13 },
+  axisLabel: { color: FAINT, fontSize: 12 },
+  axisLine: { show: true, lineStyle: { color: FAINT } },
+  splitLine: { lineStyle: { color: "#d1d9e0" } },
+} as const;
+
+const titled = (text: string, subtext: string) => ({
+  text,
+  subtext,
+  left: "center",
+  top: 8,
+  textStyle: { color: TEXT, fontSize: 17 },
+  subtextStyle: { color: FAINT, fontSize: 12, width: WIDTH - 60, overflow: "truncate" as const },
+});
+
+const roofLine = (gflops: number, formatter: string) => ({
+  silent: true,
+  symbol: "none",
+  lineStyle: { color: ROOF, type: "dashed" as const, width: 1.5 },
+  label: { position: "insideStartTop" as const, formatter, color: ROOF, fontSize: 12 },
+  data: [{ yAxis: gflops }],
+});
 
 /** GFLOP/s over S, causal and not, under the roof; undefined when the run measured no sweep. */
-export function sweepChart({ outcomes, roof, backend, machine }: ResultsFile): ChartOption | undefined {
+export function sweepChart({ outcomes, roof, backend, machine }: RunFile): ChartOption | undefined {
   const sweep = outcomes.filter(isMeasured).filter(({ group }) => group === "sweep");
   if (sweep.length === 0) return undefined;
   const { H, D, dtype } = sweep[0];
   const series = [false, true].map((causal): LineSeriesOption => {
-    const points = sweep.filter((outcome) => outcome.causal === causal).map((o) => [o.S, gflopsOf(o)]);
+    const points = sweep.filter((outcome) => outcome.causal === causal).map((o) => [o.Sq, gflopsOf(o)]);
     const color = causal ? LINES.causal : LINES.full;
     return {
       type: "line",
@@ -43,60 +76,107 @@ export function sweepChart({ outcomes, roof, backend, machine }: ResultsFile): C
     };
   });
   const top = Math.max(roof.gflops, ...sweep.map(gflopsOf));
-  series[0].markLine = {
-    silent: true,
-    symbol: "none",
-    lineStyle: { color: ROOF, type: "dashed", width: 1.5 },
-    label: {
-      position: "insideStartTop",
-      formatter: `roof ${roof.gflops.toFixed(1)} GFLOP/s: ${roof.what}`,
-      color: ROOF,
-      fontSize: 12,
-    },
-    data: [{ yAxis: roof.gflops }],
-  };
+  series[0].markLine = roofLine(roof.gflops, `roof ${roof.gflops.toFixed(1)} GFLOP/s: ${roof.what}`);
   // Whole powers of two around the sizes, so that every tick is one.
-  const sizes = sweep.map(({ S }) => Math.log2(S));
+  const sizes = sweep.map(({ Sq }) => Math.log2(Sq));
   const first = 2 ** Math.floor(Math.min(...sizes));
   const last = 2 ** Math.ceil(Math.max(...sizes));
-  const axis = {
-    nameLocation: "middle",
-    nameTextStyle: { color: TEXT, fontSize: 13 },
-    axisLabel: { color: FAINT, fontSize: 12 },
-    axisLine: { show: true, lineStyle: { color: FAINT } },
-    splitLine: { lineStyle: { color: "#d1d9e0" } },
-  } as const;
   return {
     animation: false,
     backgroundColor: "#ffffff",
-    title: {
-      text: `Attention forward, back end ${backend.name}`,
-      subtext: `B 1, H ${H}, D ${D}, ${dtype}, ${machine.name}, ${backend.device}`,
-      left: "center",
-      top: 8,
-      textStyle: { color: TEXT, fontSize: 17 },
-      subtextStyle: { color: FAINT, fontSize: 12, width: WIDTH - 60, overflow: "truncate" },
-    },
+    title: titled(
+      `Attention forward, back end ${backend.name}`,
+      `B 1, H ${H}, D ${D}, ${dtype}, ${machine.name}, ${backend.device}`,
+    ),
     legend: { data: ["full", "causal"], right: 24, bottom: 8, textStyle: { color: TEXT, fontSize: 13 } },
     grid: { left: 72, right: 32, top: 76, bottom: 66 },
     xAxis: {
-      ...axis,
+      ...AXIS,
       type: "log",
       logBase: 2,
       name: "sequence length S (tokens)",
       nameGap: 30,
       min: first,
       max: Math.max(last, 2 * first),
-      axisLabel: { ...axis.axisLabel, formatter: String },
+      axisLabel: { ...AXIS.axisLabel, formatter: String },
     },
     yAxis: {
-      ...axis,
+      ...AXIS,
       type: "value",
       name: "speed (GFLOP/s, visible pairs)",
       nameGap: 46,
       min: 0,
       max: niceAbove(top * 1.08),
     },
+    series,
+  };
+}
+
+/** The head dim that every peer is compared on. */
+const CHART_DIM = 64;
+
+/** Ours and each peer on one thread, as bars over S: full on the left, causal on the right. Undefined without a peer. */
+export function comparisonChart({ contestants, entries, roof, machine }: ContestFile): ChartOption | undefined {
+  const shown = contestants.filter(
+    ({ id, threads, takesPart }) => takesPart && threads === 1 && (id === "ours/1" || !id.startsWith("ours")),
+  );
+  const ids = shown.map(({ id }) => id);
+  const onGrid = ({ id, contestant, D }: Entry): boolean =>
+    D === CHART_DIM && ids.includes(contestant) && entries.some((e) => e.id === id && !e.contestant.startsWith("ours"));
+  const grid = entries.filter(onGrid);
+  if (grid.length === 0) return undefined;
+  const sizes = [...new Set(grid.map(({ Sq }) => Sq))].toSorted((a, b) => a - b);
+  const panels = [false, true];
+  const { H, dtype } = grid[0];
+  const series = panels.flatMap((causal, panel) =>
+    shown.map(({ id, name }, n): BarSeriesOption => {
+      const at = (S: number) => grid.find((e) => e.contestant === id && e.Sq === S && e.causal === causal);
+      return {
+        type: "bar",
+        name,
+        xAxisIndex: panel,
+        yAxisIndex: panel,
+        itemStyle: { color: BARS[n % BARS.length] },
+        barGap: "5%",
+        barCategoryGap: "22%",
+        data: sizes.map((S) => {
+          const entry = at(S);
+          if (entry && isMeasured(entry)) return { value: gflopsOf(entry) };
+          return { value: 0, label: { formatter: entry?.outcome === "failed" ? "fails" : "" } };
+        }),
+        // Only what has no bar has a label.
+        label: { show: true, position: "top", rotate: 90, align: "left", verticalAlign: "middle", formatter: () => "" },
+        ...(n === 0 && { markLine: roofLine(roof.gflops, `roof ${roof.gflops.toFixed(1)}`) }),
+      };
+    }),
+  );
+  const top = Math.max(roof.gflops, ...grid.filter(isMeasured).map(gflopsOf));
+  return {
+    animation: false,
+    backgroundColor: "#ffffff",
+    title: titled(
+      "Attention forward on WebAssembly, one thread",
+      `B 1, H ${H}, D ${CHART_DIM}, ${dtype}, ${machine.name}, ${machine.runtime}`,
+    ),
+    legend: { data: shown.map(({ name }) => name), bottom: 8, itemGap: 32, textStyle: { color: TEXT, fontSize: 13 } },
+    grid: panels.map((_, panel) => ({ left: panel === 0 ? 72 : 490, width: 340, top: 76, bottom: 86 })),
+    xAxis: panels.map((causal, gridIndex) => ({
+      ...AXIS,
+      type: "category" as const,
+      gridIndex,
+      name: `${causal ? "causal" : "full"}: sequence length S (tokens)`,
+      nameGap: 30,
+      data: sizes.map(String),
+    })),
+    yAxis: panels.map((causal, gridIndex) => ({
+      ...AXIS,
+      type: "value" as const,
+      gridIndex,
+      name: causal ? "" : "speed (GFLOP/s, visible pairs)",
+      nameGap: 46,
+      min: 0,
+      max: niceAbove(top * 1.08),
+    })),
     series,
   };
 }

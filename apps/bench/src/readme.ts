@@ -8,7 +8,14 @@ import { basename, join } from "node:path";
 import { FaError, reference, type BackendProvider } from "@fa/core";
 import { wasm } from "@fa/backend-wasm";
 import { cells, COLUMNS, headingOf } from "./columns.ts";
-import { isMeasured, parseResults, type ResultsFile } from "./results.ts";
+import {
+  comparisonRows,
+  COMPARISON_NOTE,
+  headingOf as comparisonHeading,
+  TARGET_COLUMNS,
+  targetRow,
+} from "./comparison.ts";
+import { isMeasured, parseResults, type ContestFile, type ResultsFile, type RunFile } from "./results.ts";
 import { supportTable, type Planned, type SupportTable } from "./support.ts";
 
 /** Columns of the support table. Add a back end's provider here when it lands. */
@@ -45,27 +52,63 @@ export function numbersPart(files: ReadonlyMap<string, ResultsFile>, charts: Rea
   if (files.size === 0) return `No results yet: \`npm start -- --json ${RESULTS}/NAME.json\` writes some.`;
   return [...files]
     .map(([name, file]) => {
-      const { machine, backend, roof, date, commit, outcomes } = file;
-      const unfit = outcomes.find(({ outcome }) => outcome === "wrong" || outcome === "failed");
+      const own = file.kind === "run" ? file.outcomes : file.entries.filter(({ contestant }) => isOurs(contestant));
+      const unfit = own.find(({ outcome }) => outcome === "wrong" || outcome === "failed");
       if (unfit || !file.complete) {
         const what = unfit ? `${unfit.id} ${unfit.outcome}` : "a run that was stopped";
-        const rule = "results in the README must be of whole runs without a wrong or failed case";
+        const rule = "results in the README must be of whole runs without a wrong or failed case of ours";
         throw new FaError("FA_OPTION", `${RESULTS}/${name}.json: ${rule}; got ${what}. Run again.`);
       }
-      const rows = outcomes.filter(isMeasured).map((outcome) => {
-        const [title, ...numbers] = cells(outcome, roof);
-        return [`${headingOf(outcome)}: ${title}`, ...numbers];
-      });
-      const facts = [machine.platform, machine.runtime, date.slice(0, 10), commit && `commit \`${commit}\``];
-      const paragraphs = [
-        `**${machine.name}**, back end ${backend.name} (${backend.device}), ${facts.filter(Boolean).join(", ")}. ` +
-          `Roof: ${roof.gflops.toFixed(1)} GFLOP/s, ${roof.what}.`,
-        markdownTable(COLUMNS, rows, "---:"),
-      ];
-      if (charts.has(name)) paragraphs.push(`![GFLOP/s over sequence length](${RESULTS}/${name}.svg)`);
-      return paragraphs.join("\n\n");
+      const chart = charts.has(name) ? [`![GFLOP/s over sequence length](${RESULTS}/${name}.svg)`] : [];
+      return [...(file.kind === "run" ? runParagraphs(file) : contestParagraphs(file)), ...chart].join("\n\n");
     })
     .join("\n\n");
+}
+
+const isOurs = (contestant: string): boolean => contestant.startsWith("ours");
+
+function factsOf({ machine, date, commit }: ResultsFile): string {
+  const facts = [machine.platform, machine.runtime, date.slice(0, 10), commit && `commit \`${commit}\``];
+  return facts.filter(Boolean).join(", ");
+}
+
+function runParagraphs(file: RunFile): string[] {
+  const { machine, backend, roof, outcomes } = file;
+  const rows = outcomes.filter(isMeasured).map((outcome) => {
+    const [title, ...numbers] = cells(outcome, roof);
+    return [`${headingOf(outcome)}: ${title}`, ...numbers];
+  });
+  return [
+    `**${machine.name}**, back end ${backend.name} (${backend.device}), ${factsOf(file)}. ` +
+      `Roof: ${roof.gflops.toFixed(1)} GFLOP/s, ${roof.what}.`,
+    markdownTable(COLUMNS, rows, "---:"),
+  ];
+}
+
+/** Ours beside the peers, and what is required beside what was measured. */
+function contestParagraphs(file: ContestFile): string[] {
+  const { machine, roof, contestants, targets } = file;
+  const libraries = contestants
+    .filter(({ id, threads, takesPart }) => takesPart && threads === 1 && !isOurs(id))
+    .map(({ name, what }) => `${name} ${what}`);
+  const absent = contestants.filter(({ takesPart }) => !takesPart).map(({ id, what }) => `${id} (${what})`);
+  const paragraphs = [
+    `**${machine.name}, beside other libraries**, B 1, H 8, float32, ${factsOf(file)}. ` +
+      `Roof: ${roof.gflops.toFixed(1)} GFLOP/s a thread, ${roof.what}. ` +
+      `${[...libraries, ...(absent.length > 0 ? [`not taking part: ${absent.join("; ")}`] : [])].join("; ")}. ` +
+      `${COMPARISON_NOTE}.`,
+  ];
+  for (const comparison of comparisonRows(file)) {
+    const [, ...head] = comparison.head;
+    paragraphs.push(markdownTable([comparisonHeading(comparison), ...head], comparison.rows, "---:"));
+  }
+  if (targets.length > 0) {
+    paragraphs.push(
+      "What the wasm back end is required to reach, and the reading that decides:",
+      markdownTable(TARGET_COLUMNS, targets.map(targetRow), "---"),
+    );
+  }
+  return paragraphs;
 }
 
 export function supportPart({ columns, rows }: SupportTable): string {

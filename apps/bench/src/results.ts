@@ -5,10 +5,12 @@
 import { DTYPES, FaError, type CandidateReport, type FloatDType, type Roof } from "@fa/core";
 import { GROUPS, PASSES, type CaseFacts } from "./cases.ts";
 import type { Timing } from "./measure.ts";
+import { BOUNDS, LACKS, stateOf, UNITS, type TargetOutcome } from "./target.ts";
 import type { Verification } from "./verify.ts";
 
 export const SCHEMA = "fa-bench";
-export const VERSION = 1;
+/** 2: `kind`; cases tell Hkv, Sq and Skv apart. */
+export const VERSION = 2;
 
 export interface Machine {
   /** What people call it. */
@@ -28,8 +30,8 @@ export type Outcome = CaseFacts &
         readonly outcome: "measured";
         readonly verification: Verification;
         readonly timing: Timing;
-        /** The most that tensors and workspace took on the device. */
-        readonly peakBytes: number;
+        /** The most that tensors and workspace took on the device; null where the library does not tell. */
+        readonly peakBytes: number | null;
       }
     | { readonly outcome: "wrong"; readonly verification: Verification }
     | { readonly outcome: "failed" | "skipped"; readonly reason: string }
@@ -37,7 +39,7 @@ export type Outcome = CaseFacts &
 
 export type Measured = Extract<Outcome, { outcome: "measured" }>;
 
-export interface ResultsFile {
+interface AnyFile {
   readonly schema: typeof SCHEMA;
   readonly version: typeof VERSION;
   readonly machine: Machine;
@@ -45,22 +47,53 @@ export interface ResultsFile {
   readonly date: string;
   /** Of the code that ran, with "-dirty" when files differed from it; null where there is no git. */
   readonly commit: string | null;
-  readonly backend: { readonly name: string; readonly device: string };
-  /** Every back end that was tried, and why each was or was not taken. */
-  readonly candidates: readonly CandidateReport[];
   /** What the device's arithmetic can do at best, measured in the same run. */
   readonly roof: Roof;
   /** False when the run was stopped before its last case. */
   readonly complete: boolean;
+}
+
+/** One back end over its cases: what `npm start` does. */
+export interface RunFile extends AnyFile {
+  readonly kind: "run";
+  readonly backend: { readonly name: string; readonly device: string };
+  /** Every back end that was tried, and why each was or was not taken. */
+  readonly candidates: readonly CandidateReport[];
   readonly outcomes: readonly Outcome[];
 }
 
+/** Several libraries over the same cases, taking turns: what `--peers` and `--targets` do. */
+export interface ContestFile extends AnyFile {
+  readonly kind: "contest";
+  readonly contestants: readonly ContestantReport[];
+  readonly entries: readonly Entry[];
+  /** Empty without `--targets`. */
+  readonly targets: readonly TargetOutcome[];
+}
+
+export type ResultsFile = RunFile | ContestFile;
+
+/** Who could take part, and why not. */
+export interface ContestantReport {
+  /** "onnxruntime-web/2": the library and its threads. */
+  readonly id: string;
+  readonly name: string;
+  readonly threads: number;
+  /** Its version and device, or why it takes no part. */
+  readonly what: string;
+  readonly takesPart: boolean;
+}
+
+/** What became of a case with a contestant. */
+export type Entry = Outcome & { readonly contestant: string };
+export type MeasuredEntry = Extract<Entry, { outcome: "measured" }>;
+
 /** GFLOP/s of a measured case. */
-export function gflopsOf({ flops, timing }: Measured): number {
+export function gflopsOf({ flops, timing }: Pick<Measured, "flops" | "timing">): number {
   return flops / timing.medianMs / 1e6;
 }
 
-export function isMeasured(outcome: Outcome): outcome is Measured {
+export function isMeasured<T extends Outcome>(outcome: T): outcome is Extract<T, { outcome: "measured" }> {
   return outcome.outcome === "measured";
 }
 
@@ -90,19 +123,25 @@ export function parseResults(text: string, name: string): ResultsFile {
     throw complaint(name, `must have schema "${SCHEMA}"`, JSON.stringify(schema), "Is it a file that --json wrote?");
   }
   if (version !== VERSION) {
-    const fix = "Run again with --json, or read it with the version that wrote it.";
+    const fix =
+      typeof version === "number" && version < VERSION
+        ? "It is an older one: run again with --json."
+        : "Read it with the version of the app that wrote it.";
     throw complaint(name, `must have version ${VERSION}`, JSON.stringify(version), fix);
   }
   const problem = file("", json);
   if (problem) throw complaint(name, problem.rule, problem.got, "Run again with --json instead of editing it.");
-  const { outcomes, ...rest } = json as ResultsFile;
-  return { ...rest, outcomes: outcomes.map((one) => (one.outcome === "wrong" ? withNaN(one) : one)) };
+  const read = json as ResultsFile;
+  return read.kind === "run"
+    ? { ...read, outcomes: read.outcomes.map(withNaN) }
+    : { ...read, entries: read.entries.map(withNaN) };
 }
 
 /** JSON has no NaN: it is written as null, and only a wrong result may have it. */
-function withNaN(wrong: Extract<Outcome, { outcome: "wrong" }>): Outcome {
-  const errors = Object.entries(wrong.verification).map(([name, value]) => [name, value ?? NaN] as const);
-  return { ...wrong, verification: Object.fromEntries(errors) as unknown as Verification };
+function withNaN<T extends Outcome>(outcome: T): T {
+  if (outcome.outcome !== "wrong") return outcome;
+  const errors = Object.entries(outcome.verification).map(([name, value]) => [name, value ?? NaN] as const);
+  return { ...outcome, verification: Object.fromEntries(errors) as unknown as Verification };
 }
 
 function complaint(name: string, rule: string, got: string, fix: string): FaError {
@@ -168,7 +207,9 @@ const facts = {
   dtype: oneOf(...DTYPES.filter((dtype): dtype is FloatDType => dtype !== "int32" && dtype !== "bool")),
   B: count,
   H: count,
-  S: count,
+  Hkv: count,
+  Sq: count,
+  Skv: count,
   D: count,
   causal: flag,
   flops: number,
@@ -195,26 +236,69 @@ const timing = object({
 });
 
 /** Only a measured case has times, and only with a verification that passed. */
-const OUTCOMES: Readonly<Record<Outcome["outcome"], Check>> = {
-  measured: object({ ...facts, verification: verification(true, number), timing, peakBytes: count }),
-  wrong: object({ ...facts, verification: verification(false, orNull(number)) }),
-  failed: object({ ...facts, reason: text }),
-  skipped: object({ ...facts, reason: text }),
+const OUTCOMES: Readonly<Record<Outcome["outcome"], Readonly<Record<string, Check>>>> = {
+  measured: { ...facts, verification: verification(true, number), timing, peakBytes: orNull(count) },
+  wrong: { ...facts, verification: verification(false, orNull(number)) },
+  failed: { ...facts, reason: text },
+  skipped: { ...facts, reason: text },
 };
 
-const outcome: Check = (path, value) => {
-  const kind = (value as Partial<Outcome> | null)?.outcome;
-  const unknown = oneOf(...Object.keys(OUTCOMES))(`${path}.outcome`, kind);
-  return unknown ?? OUTCOMES[kind!](path, value);
+const outcome =
+  (more: Readonly<Record<string, Check>> = {}): Check =>
+  (path, value) => {
+    const kind = (value as Partial<Outcome> | null)?.outcome;
+    const unknown = oneOf(...Object.keys(OUTCOMES))(`${path}.outcome`, kind);
+    return unknown ?? object({ ...OUTCOMES[kind!], ...more })(path, value);
+  };
+
+const reading: Check = (path, value) =>
+  object({ case: text, ...(has(value, "value") ? { value: number } : { because: oneOf(...LACKS), reason: text }) })(
+    path,
+    value,
+  );
+
+const target: Check = (path, value) => {
+  const problem = object({
+    id: text,
+    title: text,
+    how: text,
+    unit: oneOf(...UNITS),
+    bound: oneOf(...BOUNDS),
+    required: positive,
+    readings: list(reading),
+  })(path, value);
+  // What is claimed must follow from what was read.
+  return problem ?? object({ state: oneOf(stateOf(value as TargetOutcome)) })(path, value);
 };
 
-const file = object({
+const any = {
   machine: object({ name: text, cpu: text, cores: count, platform: text, runtime: text }),
   date,
   commit: orNull(text),
-  backend: object({ name: text, device: text }),
-  candidates: list(object({ name: text, ok: flag, taken: flag, reason: text, device: optional(text) })),
   roof: object({ gflops: positive, what: text }),
   complete: flag,
-  outcomes: list(outcome),
-});
+};
+
+const FILES: Readonly<Record<ResultsFile["kind"], Check>> = {
+  run: object({
+    ...any,
+    backend: object({ name: text, device: text }),
+    candidates: list(object({ name: text, ok: flag, taken: flag, reason: text, device: optional(text) })),
+    outcomes: list(outcome()),
+  }),
+  contest: object({
+    ...any,
+    contestants: list(object({ id: text, name: text, threads: count, what: text, takesPart: flag })),
+    entries: list(outcome({ contestant: text })),
+    targets: list(target),
+  }),
+};
+
+const file: Check = (path, value) => {
+  const { kind } = value as Partial<ResultsFile>;
+  return oneOf(...Object.keys(FILES))("kind", kind) ?? FILES[kind!](path, value);
+};
+
+function has(value: unknown, name: string): boolean {
+  return typeof value === "object" && value !== null && name in value;
+}

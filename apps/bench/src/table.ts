@@ -2,7 +2,9 @@ import Table from "cli-table3";
 import type { Roof } from "@fa/core";
 import type { Group } from "./cases.ts";
 import { cells, COLUMNS, footnotes, headingOf, whyNotMeasured } from "./columns.ts";
-import type { Outcome } from "./results.ts";
+import { comparisonRows, COMPARISON_NOTE, headingOf as comparisonHeading, targetRow } from "./comparison.ts";
+import type { ContestFile, Outcome } from "./results.ts";
+import { amount, type TargetOutcome } from "./target.ts";
 
 export interface TableStyle {
   /** How a wrong or failed line is made to stand out. */
@@ -23,12 +25,7 @@ export function resultsTable(
   roof: Roof,
   { alarm = same, quiet = same }: TableStyle = {},
 ): string {
-  const table = new Table({
-    head: [...COLUMNS],
-    colAligns: ["left", ...COLUMNS.slice(1).map(() => "right" as const)],
-    chars: SPACED,
-    style: { head: [], border: [], "padding-left": 0, "padding-right": 0 },
-  });
+  const table = spaced(COLUMNS);
   let group: Group | undefined;
   for (const outcome of outcomes) {
     if (outcome.group !== group) {
@@ -46,8 +43,55 @@ export function resultsTable(
       ]);
     }
   }
+  return [...linesOf(table), "", ...footnotes(roof).map(quiet)].join("\n");
+}
+
+/** Ours beside the peers, one table for each number of threads and head dim. */
+export function comparisonTable(file: ContestFile, { quiet = same }: TableStyle = {}): string {
+  const blocks = comparisonRows(file).map((comparison) => {
+    const table = spaced([comparisonHeading(comparison), ...comparison.head.slice(1)]);
+    for (const row of comparison.rows) table.push([...row]);
+    return linesOf(table).join("\n");
+  });
+  const roof = `of roof: ${file.roof.gflops.toFixed(1)} GFLOP/s a thread, ${file.roof.what}`;
+  return [...blocks, quiet(`${fold(COMPARISON_NOTE, 98)}\n${roof}`)].join("\n\n");
+}
+
+/** Every target with all its readings. */
+export function targetsTable(
+  targets: readonly TargetOutcome[],
+  { alarm = same, quiet = same }: TableStyle = {},
+): string {
+  const indent = " ".repeat(12);
+  const width = Math.max(...targets.flatMap(({ readings }) => readings.map((one) => one.case.length)));
+  const blocks = targets.map((target) => {
+    const [title, required, measured, , state] = targetRow(target);
+    const shown = state.padEnd(indent.length);
+    const head = `${state === "met" ? shown : alarm(shown)}${title}: ${measured}, required ${required}`;
+    const readings = target.readings.map((one) => {
+      const said = "value" in one ? amount(one.value, target.unit) : `${one.because}: ${one.reason}`;
+      return `${indent}${one.case.padEnd(width)}  ${said}`;
+    });
+    const how = fold(target.how, 98 - indent.length).replaceAll("\n", `\n${indent}`);
+    return [head, ...readings, quiet(`${indent}${how}`)].join("\n");
+  });
+  const count = (state: TargetOutcome["state"]): number => targets.filter((one) => one.state === state).length;
+  const sum = `targets: ${count("met")} met, ${count("missed")} missed, ${count("unmeasured")} not measured`;
+  return [...blocks, "", sum].join("\n");
+}
+
+function spaced(head: readonly string[]): InstanceType<typeof Table> {
+  return new Table({
+    head: [...head],
+    colAligns: ["left", ...head.slice(1).map(() => "right" as const)],
+    chars: SPACED,
+    style: { head: [], border: [], "padding-left": 0, "padding-right": 0 },
+  });
+}
+
+function linesOf(table: InstanceType<typeof Table>): string[] {
   const lines = table.toString().split("\n");
-  return [...lines.map((line) => line.trimEnd()).filter(Boolean), "", ...footnotes(roof).map(quiet)].join("\n");
+  return lines.map((line) => line.trimEnd()).filter(Boolean);
 }
 
 function same(text: string): string {

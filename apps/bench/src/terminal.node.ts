@@ -1,4 +1,6 @@
+import { styleText } from "node:util";
 import { SingleBar } from "cli-progress";
+import type { TableStyle } from "./table.ts";
 
 /** Where the app writes, and whether people watch it being written. */
 export interface Terminal {
@@ -14,6 +16,12 @@ export const TERMINAL: Terminal = {
   print: (text) => void process.stdout.write(`${text}\n`),
   complain: (text) => void process.stderr.write(`${text}\n`),
 };
+
+/** Colours where people watch. */
+export function styleOf({ isTTY }: Terminal): TableStyle {
+  if (!isTTY) return {};
+  return { alarm: (text) => styleText(["red", "bold"], text), quiet: (text) => styleText("dim", text) };
+}
 
 /** Tells how far a long run is: a bar that vanishes on a terminal, a line a step elsewhere. */
 export interface Progress {

@@ -178,3 +178,37 @@ export function takeRows(values: Float64Array, Sq: number, width: number, rows: 
   }
   return taken;
 }
+
+/** A backward pass in float64 costs five products a pair: this many heads of it prove enough. */
+const HEADS_TO_CHECK = 2;
+
+export interface HeadsAlone {
+  /** The problem of these heads alone. */
+  readonly alone: AttentionProblem;
+  /** Their part of a tensor of the whole, layout "bhsd". */
+  readonly take: (whole: Float64Array) => Float64Array;
+  readonly which: string;
+}
+
+/** The first and the last head of one batch as a problem of their own; all heads, where the program tells them apart. */
+export function headsAlone(problem: AttentionProblem): HeadsAlone {
+  const { B, H, Hkv, program } = problem;
+  const alike = program.every(({ kind }) => SAME_FOR_A_HEAD.includes(kind));
+  if (B !== 1 || H !== Hkv || H <= HEADS_TO_CHECK || !alike) {
+    return { alone: problem, take: (whole) => whole, which: "all heads" };
+  }
+  return {
+    alone: { ...problem, H: HEADS_TO_CHECK, Hkv: HEADS_TO_CHECK },
+    take(whole) {
+      const head = whole.length / H;
+      const taken = new Float64Array(HEADS_TO_CHECK * head);
+      taken.set(whole.subarray(0, head));
+      taken.set(whole.subarray((H - 1) * head), head);
+      return taken;
+    },
+    which: `the first and the last of ${H} heads`,
+  };
+}
+
+/** Steps that every head has alike; a mask may differ, but its cases here have none. */
+const SAME_FOR_A_HEAD: readonly string[] = ["scale", "softcap"];

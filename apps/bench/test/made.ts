@@ -1,16 +1,19 @@
 import { expect } from "vitest";
 import { createAttention, type Attention } from "@fa/core";
 import { referenceWith, tiledAttention, tiledAttentionBackward, type Algorithms } from "@fa/core/reference";
-import { sweepCases } from "../src/cases.ts";
-import type { Outcome, ResultsFile } from "../src/results.ts";
+import { sweepCases, type AttentionCase } from "../src/cases.ts";
+import { gridCase } from "../src/matches.ts";
+import type { ContestFile, MeasuredEntry, Outcome, RunFile } from "../src/results.ts";
+import { judged } from "../src/target.ts";
 import type { Terminal } from "../src/terminal.node.ts";
 
 /** Results as a run makes them; no number here was measured. */
-export function madeResults(changes: Partial<ResultsFile> = {}): ResultsFile {
+export function madeResults(changes: Partial<RunFile> = {}): RunFile {
   const sweep = { sizes: [128, 4096], heads: 8, dim: 64, dtype: "float32" } as const;
   return {
     schema: "fa-bench",
-    version: 1,
+    version: 2,
+    kind: "run",
     machine: { name: "a machine", cpu: "a processor", cores: 2, platform: "linux-x64", runtime: "node 26.0.0" },
     date: "2026-01-02T03:04:05.678Z",
     commit: "0123456789ab",
@@ -39,6 +42,66 @@ export function madeResults(changes: Partial<ResultsFile> = {}): ResultsFile {
       },
       peakBytes: 3 * 2 ** 20,
     })),
+    ...changes,
+  };
+}
+
+/** A contest as a run makes it: ours at 50 GFLOP/s, onnxruntime-web at 20 and failing at 4096. */
+export function madeContest(changes: Partial<ContestFile> = {}): ContestFile {
+  const { kind: _kind, backend: _backend, candidates: _candidates, outcomes: _outcomes, ...rest } = madeResults();
+  const measured = (contestant: string, item: AttentionCase, gflops: number): MeasuredEntry => {
+    const ms = item.facts.flops / gflops / 1e6;
+    return {
+      ...item.facts,
+      contestant,
+      outcome: "measured",
+      verification: {
+        ok: true,
+        against: "float64 reference, all rows",
+        maxError: 2e-7,
+        meanSquareError: 4e-14,
+        ofTolerance: 0.1,
+        worst: "out",
+      },
+      timing: { medianMs: ms, lowMs: ms, highMs: ms, firstMs: 2 * ms, samples: 5, callsPerSample: 1 },
+      peakBytes: contestant.startsWith("ours") ? 3 * 2 ** 20 : null,
+    };
+  };
+  const cases = [512, 4096].flatMap((S) => [false, true].map((causal) => gridCase(S, 64, causal)));
+  return {
+    ...rest,
+    kind: "contest",
+    contestants: [
+      { id: "ours/1", name: "ours", threads: 1, what: "a device", takesPart: true },
+      { id: "onnxruntime-web/1", name: "onnxruntime-web", threads: 1, what: "1.2.3, wasm", takesPart: true },
+      { id: "jax-js/1", name: "jax-js", threads: 1, what: "not installed: npm install @jax-js/jax", takesPart: false },
+    ],
+    entries: cases.flatMap((item) => [
+      measured("ours/1", item, 50),
+      item.facts.Sq === 4096
+        ? {
+            ...item.facts,
+            contestant: "onnxruntime-web/1",
+            outcome: "failed" as const,
+            reason: "SafeIntOnOverflow: Integer overflow",
+          }
+        : measured("onnxruntime-web/1", item, 20),
+      { ...item.facts, contestant: "jax-js/1", outcome: "skipped" as const, reason: "not installed" },
+    ]),
+    targets: [
+      judged({
+        id: "made",
+        title: "a made target",
+        bound: "at least",
+        required: 0.8,
+        unit: "share",
+        how: "made for a test",
+        readings: [
+          { case: "one", value: 0.9 },
+          { case: "other", value: 0.7 },
+        ],
+      }),
+    ],
     ...changes,
   };
 }

@@ -5,13 +5,17 @@ import { afterAll, describe, expect, test } from "vitest";
 import { createAttention, FaError, reference } from "@fa/core";
 import { tiledAttention } from "@fa/core/reference";
 import { main } from "../src/main.node.ts";
-import { parseResults } from "../src/results.ts";
+import { parseResults, type RunFile } from "../src/results.ts";
 import { expectOneLine, openReference, openWith, recorder } from "./made.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "fa-bench-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 const file = (name: string): string => join(folder, name);
-const results = (name: string) => parseResults(readFileSync(file(name), "utf8"), name);
+const results = (name: string): RunFile => {
+  const read = parseResults(readFileSync(file(name), "utf8"), name);
+  if (read.kind !== "run") throw new Error(`${name} is a ${read.kind}`);
+  return read;
+};
 
 test("--quick on the reference: everything verified, timed, printed, written and drawn", async () => {
   const terminal = recorder();

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
-import { renderSvg, sweepChart } from "../src/plot.ts";
-import { madeResults } from "./made.ts";
+import { comparisonChart, renderSvg, sweepChart } from "../src/plot.ts";
+import { madeContest, madeResults } from "./made.ts";
 
 test("the chart names its axes and units, both lines, the roof, the back end and the machine", () => {
   const svg = renderSvg(sweepChart(madeResults())!);
@@ -34,7 +34,7 @@ test("every measured size is a point of its line, at its GFLOP/s", () => {
 test("one size, and a size that is no power of two, still make a chart", () => {
   const outcomes = madeResults().outcomes.slice(0, 2);
   for (const S of [128, 100]) {
-    const svg = renderSvg(sweepChart(madeResults({ outcomes: outcomes.map((outcome) => ({ ...outcome, S })) }))!);
+    const svg = renderSvg(sweepChart(madeResults({ outcomes: outcomes.map((outcome) => ({ ...outcome, Sq: S })) }))!);
     expect(svg).not.toMatch(/NaN|undefined|Infinity/);
     expect(svg).toContain(">128</text>");
   }
@@ -42,4 +42,25 @@ test("one size, and a size that is no power of two, still make a chart", () => {
 
 test("there is no chart without a measured size", () => {
   expect(sweepChart(madeResults({ outcomes: [] }))).toBeUndefined();
+});
+
+test("a comparison has a bar for every library and size in two panels, and says where one fails", () => {
+  const option = comparisonChart(madeContest())! as {
+    series: { name: string; xAxisIndex: number; data: { value: number }[] }[];
+  };
+  const bars = option.series.map(({ name, xAxisIndex, data }) => [name, xAxisIndex, ...data.map(({ value }) => value)]);
+  expect(bars.map((bar) => bar.map((x) => (typeof x === "number" ? Math.round(x) : x)))).toEqual([
+    ["ours", 0, 50, 50],
+    ["onnxruntime-web", 0, 20, 0],
+    ["ours", 1, 50, 50],
+    ["onnxruntime-web", 1, 20, 0],
+  ]);
+  const svg = renderSvg(option);
+  expect(svg.match(/>fails<\/text>/g)).toHaveLength(2);
+  for (const text of ["onnxruntime-web", "roof 64.0", "512", "full: sequence length S (tokens)"]) {
+    expect(svg).toContain(`>${text}</text>`);
+  }
+  expect(svg).not.toMatch(/NaN|undefined/);
+  const { entries } = madeContest();
+  expect(comparisonChart(madeContest({ entries: entries.filter((e) => e.contestant === "ours/1") }))).toBeUndefined();
 });

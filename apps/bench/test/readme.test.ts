@@ -6,7 +6,7 @@ import { reference, type KernelRow } from "@fa/core";
 import { main, numbersPart, replaceParts, supportPart } from "../src/readme.ts";
 import { formatResults } from "../src/results.ts";
 import { supportTable, type Planned } from "../src/support.ts";
-import { madeResults } from "./made.ts";
+import { madeContest, madeResults } from "./made.ts";
 
 const README = `# A readme
 
@@ -95,6 +95,27 @@ test("runs that were stopped, or had a wrong case, are no numbers for a README",
   const failed = madeResults({ outcomes: [{ ...outcomes[0], outcome: "failed", reason: "no memory" } as never] });
   expect(() => numbersPart(new Map([["x", stopped]]), new Set())).toThrow(/x\.json: .*got a run that was stopped/);
   expect(() => numbersPart(new Map([["x", failed]]), new Set())).toThrow(/got sweep\/128\/full failed/);
+});
+
+test("a contest is shown beside the peers, failures as failures, and what is required beside what was measured", () => {
+  const part = numbersPart(new Map([["a-machine-peers", madeContest()]]), new Set(["a-machine-peers"]));
+  expect(part).toMatch(/\*\*a machine, beside other libraries\*\*.* 2026-01-02.*onnxruntime-web 1\.2\.3, wasm/);
+  expect(part).toContain("not taking part: jax-js/1 (not installed: npm install @jax-js/jax)");
+  expect(part).toContain("| one thread, D 64 | ours | of roof | onnxruntime-web |");
+  expect(part).toContain("| S 512, causal | 50.0 | 78 % | 20.0 (2.5x) |");
+  expect(part).toContain("| S 4096, full | 50.0 | 78 % | fails: SafeIntOnOverflow |");
+  expect(part).toContain("| a made target | at least 80.0 % | 70.0 % | other | missed |");
+  expect(part).toContain("(apps/bench/results/a-machine-peers.svg)");
+});
+
+test("a peer may fail in the README's numbers, ours may not", () => {
+  const { entries } = madeContest();
+  const spoilt = entries.map((entry) =>
+    entry.contestant === "ours/1" ? { ...entry, outcome: "failed" as const, reason: "no memory" } : entry,
+  );
+  const part = (file: ReturnType<typeof madeContest>) => numbersPart(new Map([["x", file]]), new Set());
+  expect(() => part(madeContest({ entries: spoilt }))).toThrow(/got contest\/512\/64\/full failed/);
+  expect(() => part(madeContest({ complete: false }))).toThrow(/got a run that was stopped/);
 });
 
 describe("the support table asks the planner", () => {

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { FaError } from "@fa/core";
 import { formatResults, gflopsOf, isMeasured, parseResults, type ResultsFile } from "../src/results.ts";
-import { madeResults } from "./made.ts";
+import { madeContest, madeResults } from "./made.ts";
 
 const read = (text: string): ResultsFile => parseResults(text, "some.json");
 
@@ -17,9 +17,9 @@ function refused(text: string): string {
   throw new Error("it was accepted");
 }
 
-/** The made results with one place changed. */
-function changed(path: string, value: unknown): string {
-  const file = JSON.parse(formatResults(madeResults())) as Record<string, unknown>;
+/** Made results with one place changed. */
+function changed(path: string, value: unknown, made: ResultsFile = madeResults()): string {
+  const file = JSON.parse(formatResults(made)) as Record<string, unknown>;
   const steps = path.split(".");
   const last = steps.pop()!;
   const place = steps.reduce((at, step) => at[step] as Record<string, unknown>, file);
@@ -30,6 +30,7 @@ function changed(path: string, value: unknown): string {
 test("what is written is read again", () => {
   const file = madeResults();
   expect(read(formatResults(file))).toEqual(file);
+  expect(read(formatResults(madeContest()))).toEqual(madeContest());
 });
 
 test("wrong, failed and skipped cases are read again; the NaN of a wrong one too", () => {
@@ -47,7 +48,7 @@ test("wrong, failed and skipped cases are read again; the NaN of a wrong one too
   });
   const again = read(formatResults(file));
   expect(again).toEqual(file);
-  expect(again.outcomes[0]).toMatchObject({ verification: { ok: false, maxError: NaN } });
+  expect(again).toHaveProperty("outcomes.0.verification.maxError", NaN);
 });
 
 describe("refuses, and says where", () => {
@@ -57,8 +58,11 @@ describe("refuses, and says where", () => {
   });
 
   test("another version, older or newer", () => {
-    expect(refused(changed("version", 2))).toMatch(/must have version 1; got 2\. .*the version that wrote it/);
-    expect(refused(changed("version", undefined))).toMatch(/must have version 1; got undefined/);
+    expect(refused(changed("version", 3))).toMatch(
+      /must have version 2; got 3\. .*the version of the app that wrote it/,
+    );
+    expect(refused(changed("version", 1))).toMatch(/must have version 2; got 1\. It is an older one: run again/);
+    expect(refused(changed("version", undefined))).toMatch(/must have version 2; got undefined/);
   });
 
   test("a file of something else", () => {
@@ -81,6 +85,21 @@ describe("refuses, and says where", () => {
     expect(refused(changed(path, value))).toMatch(message);
   });
 
+  test.each([
+    ["kind", "guess", /one of run, contest at kind; got "guess"/],
+    ["entries.0.contestant", undefined, /a text at entries\[0\]\.contestant; got nothing/],
+    ["entries.0.verification.ok", false, /one of true at entries\[0\]\.verification\.ok/],
+    ["entries.0.peakBytes", "much", /a whole number at entries\[0\]\.peakBytes/],
+    ["contestants.0.takesPart", 1, /true or false at contestants\[0\]\.takesPart/],
+    ["targets.0.unit", "furlongs", /one of share, .* at targets\[0\]\.unit/],
+    ["targets.0.readings.0.value", null, /a number at targets\[0\]\.readings\[0\]\.value; got null/],
+    ["targets.0.readings.0", { case: "x", because: "mood", reason: "" }, /one of wrong, .*readings\[0\]\.because/],
+    // A claim that its own readings contradict.
+    ["targets.0.state", "met", /one of missed at targets\[0\]\.state; got "met"/],
+  ])("of a contest: %s = %j", (path, value, message) => {
+    expect(refused(changed(path, value, madeContest()))).toMatch(message);
+  });
+
   test("times without a verification that passed", () => {
     expect(refused(changed("outcomes.0.verification.ok", false))).toMatch(/true at outcomes\[0\]\.verification\.ok/);
     expect(refused(changed("outcomes.0.verification", undefined))).toMatch(/outcomes\[0\]\.verification/);
@@ -96,8 +115,10 @@ test("GFLOP/s are operations by the median time", () => {
 const COMMITTED = join(import.meta.dirname, "../results");
 
 test.each(globSync("*.json", { cwd: COMMITTED }))("%s, as committed, is whole and without a wrong case", (name) => {
-  const { complete, commit, outcomes } = read(readFileSync(join(COMMITTED, name), "utf8"));
-  expect(complete).toBe(true);
-  expect(commit).toMatch(/^[0-9a-f]{12}$/);
-  expect(outcomes.filter(({ outcome }) => outcome === "wrong" || outcome === "failed")).toEqual([]);
+  const file = read(readFileSync(join(COMMITTED, name), "utf8"));
+  expect(file.complete).toBe(true);
+  expect(file.commit).toMatch(/^[0-9a-f]{12}$/);
+  const own = file.kind === "run" ? file.outcomes : file.entries.filter((e) => e.contestant.startsWith("ours"));
+  expect(own.length).toBeGreaterThan(0);
+  expect(own.filter(({ outcome }) => outcome === "wrong" || outcome === "failed")).toEqual([]);
 });

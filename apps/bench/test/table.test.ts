@@ -1,8 +1,8 @@
 import { expect, test } from "vitest";
 import { bytes, cells, spread } from "../src/columns.ts";
 import { isMeasured, type Outcome } from "../src/results.ts";
-import { resultsTable } from "../src/table.ts";
-import { madeResults } from "./made.ts";
+import { resultsTable, targetsTable } from "../src/table.ts";
+import { madeContest, madeResults } from "./made.ts";
 
 const { outcomes, roof } = madeResults();
 const measured = outcomes.find(isMeasured)!;
@@ -75,5 +75,17 @@ test("times keep one digit for the spread to stand on, bytes have binary units",
     "60.5 MiB",
     "512 GiB",
     "1024 TiB",
+  ]);
+});
+
+test("targets come with every reading, the verdict first, and a count", () => {
+  const lines = targetsTable(madeContest().targets, { alarm: (text) => `!${text}` }).split("\n");
+  expect(lines).toEqual([
+    "!missed      a made target: 70.0 %, required at least 80.0 %",
+    "            one    90.0 %",
+    "            other  70.0 %",
+    "            made for a test",
+    "",
+    "targets: 0 met, 1 missed, 0 not measured",
   ]);
 });

@@ -1,0 +1,84 @@
+/** The process that runs one library: asked over IPC, one question at a time. Started by `remote.node.ts`. */
+import type { AttentionCase } from "../cases.ts";
+import type { FirstCall, GaugeName } from "../contest.ts";
+import { numbersOf } from "../truth.ts";
+import { gauge } from "./gauge.node.ts";
+import type { Played, Player, PlayerSpec } from "./player.ts";
+
+/** What can be asked, with its argument and answer. */
+export interface Questions {
+  open: [spec: PlayerSpec, what: string];
+  place: [item: AttentionCase, handle: number];
+  first: [handle: number, call: FirstCall];
+  sample: [{ handle: number; calls: number }, ms: number];
+  free: [handle: number, nothing: undefined];
+  startUp: [item: AttentionCase, ms: number];
+  gauge: [{ name: GaugeName; item: AttentionCase }, rate: number];
+}
+
+export type Question = { [name in keyof Questions]: { name: name; argument: Questions[name][0] } }[keyof Questions];
+export type Answer = { readonly value: unknown } | { readonly error: string };
+
+const LIBRARIES: Readonly<Record<PlayerSpec["library"], (spec: PlayerSpec) => Promise<Player>>> = {
+  ours: async (spec) => (await import("./ours.node.ts")).openOurs(spec),
+  "onnxruntime-web": async (spec) => (await import("./onnxruntime.node.ts")).openOnnxruntime(spec),
+  "jax-js": async () => (await import("./jax.node.ts")).openJax(),
+  "tfjs-wasm": async () => (await import("./tfjs.node.ts")).openTfjs(),
+};
+
+let player: Player | undefined;
+const placed = new Map<number, Played>();
+
+async function answer(question: Question): Promise<unknown> {
+  switch (question.name) {
+    case "open":
+      player = await LIBRARIES[question.argument.library](question.argument);
+      return player.what;
+    case "place": {
+      const handle = placed.size;
+      placed.set(handle, await player!.place(question.argument, numbersOf(question.argument)));
+      return handle;
+    }
+    case "first": {
+      const played = placed.get(question.argument)!;
+      const start = performance.now();
+      const output = await played.call();
+      const ms = performance.now() - start;
+      const peakBytes = played.peakBytes?.() ?? null;
+      const results = await output.numbers();
+      output.dispose();
+      return { ms, results, peakBytes } satisfies FirstCall;
+    }
+    case "sample": {
+      const { handle, calls } = question.argument;
+      const played = placed.get(handle)!;
+      const start = performance.now();
+      for (let n = 0; n < calls; n++) (await played.call()).dispose();
+      return (performance.now() - start) / calls;
+    }
+    case "free":
+      return placed.get(question.argument)!.free();
+    case "startUp":
+      return (await import("./ours.node.ts")).startUp(question.argument);
+    case "gauge":
+      return gauge(question.argument.name, question.argument.item);
+  }
+}
+
+/** "not installed" where the library itself is missing, or what it said. */
+function reasonOf(error: unknown): string {
+  const { code, message = String(error) } = error as { code?: string; message?: string };
+  const [, name] = /Cannot find package '([^']+)'/.exec(message) ?? [];
+  if (code === "ERR_MODULE_NOT_FOUND" && name !== undefined) return `not installed: npm install ${name}`;
+  return message.split("\n", 1)[0];
+}
+
+process.on("message", (question: Question) => {
+  void answer(question).then(
+    (value) => process.send!({ value } satisfies Answer),
+    (error: unknown) => process.send!({ error: reasonOf(error) } satisfies Answer),
+  );
+});
+// Ctrl-C goes to the whole group: the process that asks decides when this one ends.
+process.on("SIGINT", () => {});
+process.on("disconnect", () => process.exit());

@@ -1,0 +1,112 @@
+import { fork, type ChildProcess } from "node:child_process";
+import { extname } from "node:path";
+import type { AttentionCase } from "../cases.ts";
+import { ContestantError, type Contestant, type Gauge, type Placed } from "../contest.ts";
+import type { Answer, Questions } from "./child.node.ts";
+import type { PlayerSpec } from "./player.ts";
+
+/** No call of a case takes this long; a library that does is stuck. */
+const PATIENCE_MS = 180_000;
+
+/** Asks a process of its own, which a library may spoil or crash without hurting the others. */
+export class Remote {
+  readonly #child: ChildProcess;
+  #complaints = "";
+
+  constructor() {
+    const ours = import.meta.url;
+    // Sources run as they are, with the packages' sources; a build runs the build.
+    const source = ours.endsWith(".ts");
+    const child = fork(new URL(`./child.node${extname(ours)}`, ours), {
+      execArgv: source ? ["--conditions=@fa/source"] : [],
+      serialization: "advanced",
+      stdio: ["ignore", "ignore", "pipe", "ipc"],
+    });
+    child.stderr!.on("data", (text) => (this.#complaints = `${this.#complaints}${text}`.slice(-2000)));
+    child.on("error", () => {}); // The question that is open learns of it by "exit".
+    this.#child = child;
+  }
+
+  /** @throws ContestantError with what the library said, or how its process ended */
+  async ask<Name extends keyof Questions>(
+    name: Name,
+    argument: Questions[Name][0],
+    patienceMs: number = PATIENCE_MS,
+  ): Promise<Questions[Name][1]> {
+    const child = this.#child;
+    const answered = Promise.withResolvers<Answer>();
+    const ended = (code: number | null, signal: string | null): void => {
+      const last = this.#complaints.trimEnd().split("\n").at(-1);
+      answered.reject(new ContestantError(`its process ended, ${signal ?? `exit code ${code}`}${last && `: ${last}`}`));
+    };
+    const timer = setTimeout(() => {
+      answered.reject(new ContestantError(`no answer in ${patienceMs / 1000} s`));
+      child.kill("SIGKILL");
+    }, patienceMs);
+    child.once("message", answered.resolve as (message: unknown) => void).once("exit", ended);
+    try {
+      if (!child.connected) ended(child.exitCode, child.signalCode);
+      else child.send({ name, argument });
+      const answer = await answered.promise;
+      if ("error" in answer) throw new ContestantError(answer.error);
+      return answer.value as Questions[Name][1];
+    } finally {
+      clearTimeout(timer);
+      child.removeAllListeners("message").off("exit", ended);
+    }
+  }
+
+  /** Ends the process. Calling it again does nothing. */
+  async close(): Promise<void> {
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
+    const exited = new Promise((resolve) => this.#child.once("exit", resolve));
+    this.#child.kill("SIGKILL");
+    await exited;
+  }
+}
+
+/** A library in a process of its own, started when it is first needed and again after a failure. */
+export function remoteContestant(id: string, name: string, spec: PlayerSpec): Contestant {
+  let remote: Remote | undefined;
+  const open = async (): Promise<string> => {
+    remote = new Remote();
+    return remote.ask("open", spec);
+  };
+  const close = async (): Promise<void> => {
+    await remote?.close();
+    remote = undefined;
+  };
+  return {
+    id,
+    name,
+    threads: spec.threads,
+    open,
+    async place(item: AttentionCase): Promise<Placed> {
+      if (!remote) await open();
+      const at = remote!;
+      const handle = await at.ask("place", item);
+      return {
+        first: () => at.ask("first", handle),
+        sample: (calls) => at.ask("sample", { handle, calls }),
+        free: () => at.ask("free", handle),
+      };
+    },
+    close,
+  };
+}
+
+/** The gauges, in a process of their own. */
+export function remoteGauge(): { readonly gauge: Gauge; readonly close: () => Promise<void> } {
+  const remote = new Remote();
+  return { gauge: (name, item) => remote.ask("gauge", { name, item }), close: () => remote.close() };
+}
+
+/** Of ours, in a process that has just started. */
+export async function remoteStartUp(item: AttentionCase): Promise<number> {
+  const remote = new Remote();
+  try {
+    return await remote.ask("startUp", item);
+  } finally {
+    await remote.close();
+  }
+}
