@@ -49,8 +49,11 @@ function everybody(): Contestant[] {
 export interface Arena {
   readonly contestants: readonly Contestant[];
   readonly gauge: Gauge;
-  /** Milliseconds from opening ours to the end of its first call of the case, in a process that has just started. */
-  readonly startUp: (item: AttentionCase) => Promise<number>;
+  /**
+   * Milliseconds from opening ours to the end of its first call of the case, in a process that has just started.
+   * @param threads its default unless given
+   */
+  readonly startUp: (item: AttentionCase, threads?: number) => Promise<number>;
   readonly close: () => Promise<void>;
 }
 
@@ -83,8 +86,8 @@ export async function compare(
       contestants: ready,
       gauge: arena.gauge,
       signal,
-      rounds: options.quick ? 3 : 5,
-      entryMs: options.quick ? 500 : 4000,
+      rounds: options.quick ? 3 : 7,
+      entryMs: options.quick ? 500 : 3000,
     };
     const { results, complete } = await playAll(matches, settings, terminal, signal);
     const roofs = [firstRoof, ...results.flatMap(({ gauges }) => gauges.relaxed ?? [])];
@@ -200,10 +203,11 @@ async function extrasOf(settings: ContestOptions, { startUp }: Arena): Promise<{
   const memory = contest([match], { ...settings, rounds: 1 });
   const { value: played } = (await memory.next()) as { value: MatchResult };
 
-  const startUps: number[] = [];
+  const startUps = { one: [] as number[], byDefault: [] as number[] };
   for (let n = 0; n < START_UPS; n++) {
     settings.signal.throwIfAborted();
-    startUps.push(await startUp(START_UP_CASE));
+    startUps.one.push(await startUp(START_UP_CASE, 1));
+    startUps.byDefault.push(await startUp(START_UP_CASE));
   }
   return { memory: played.entries[0], extras: { startUps, gzippedBytes: gzippedBytes() } };
 }

@@ -69,7 +69,10 @@ describe("the wasm targets", () => {
     });
   }
   const RATES = { [OURS.one]: 60, [OURS.two]: 110, [OURS.plain]: 40, [PEERS.onnx]: 10 };
-  const extras: Extras = { startUps: [12, 90, 11], gzippedBytes: { "a.wasm": 10_000, "b.wasm": 16_000 } };
+  const extras: Extras = {
+    startUps: { one: [12, 90, 11], byDefault: [10] },
+    gzippedBytes: { "a.wasm": 10_000, "b.wasm": 16_000 },
+  };
   const memory: Entry = {
     ...MEMORY_CASE.facts,
     contestant: OURS.one,
@@ -137,7 +140,7 @@ describe("the wasm targets", () => {
   test("memory, start-up and size have their limits", () => {
     const heavy = stateOf(
       played(RATES),
-      { startUps: [51, 60, 70], gzippedBytes: { "a.wasm": 70_000 } },
+      { startUps: { one: [51, 60, 70], byDefault: [10] }, gzippedBytes: { "a.wasm": 70_000 } },
       { ...memory, peakBytes: 301e6 },
     );
     expect([heavy.memory.state, heavy["start-up"].state, heavy.size.state]).toEqual(["missed", "missed", "missed"]);

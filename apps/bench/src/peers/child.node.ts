@@ -12,7 +12,7 @@ export interface Questions {
   first: [handle: number, call: FirstCall];
   sample: [{ handle: number; calls: number }, ms: number];
   free: [handle: number, nothing: undefined];
-  startUp: [item: AttentionCase, ms: number];
+  startUp: [{ item: AttentionCase; threads?: number | undefined }, ms: number];
   gauge: [{ name: GaugeName; item: AttentionCase }, rate: number];
 }
 
@@ -59,7 +59,7 @@ async function answer(question: Question): Promise<unknown> {
     case "free":
       return placed.get(question.argument)!.free();
     case "startUp":
-      return (await import("./ours.node.ts")).startUp(question.argument);
+      return (await import("./ours.node.ts")).startUp(question.argument.item, question.argument.threads);
     case "gauge":
       return gauge(question.argument.name, question.argument.item);
   }

@@ -43,17 +43,18 @@ export async function openOurs({ threads, simd }: PlayerSpec): Promise<Player> {
 }
 
 /** Milliseconds from opening the back end, its modules loaded and its inputs at hand, to the end of the first call. */
-export async function startUp({ inputs, options: { causal }, ...item }: AttentionCase): Promise<number> {
-  const data = numbersOf({ inputs, options: {}, ...item });
+export async function startUp(item: AttentionCase, threads?: number): Promise<number> {
+  const { inputs } = item;
+  const data = numbersOf(item);
   const [q, k, v] = [data.q, data.k, data.v].map((values) => Float32Array.from(values)) as [
     Float32Array,
     Float32Array,
     Float32Array,
   ];
   const start = performance.now();
-  const fa = await createAttention({ backends: [wasm({ threads: 1 })] });
+  const fa = await createAttention({ backends: [wasm({ threads })] });
   const tensors = [fa.tensor(q, inputs.q), fa.tensor(k, inputs.k), fa.tensor(v, inputs.v)] as const;
-  await fa.attention(...tensors, { causal });
+  await fa.attention(...tensors);
   await fa.sync();
   const ms = performance.now() - start;
   await fa.dispose();

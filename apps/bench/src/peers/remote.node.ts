@@ -102,10 +102,10 @@ export function remoteGauge(): { readonly gauge: Gauge; readonly close: () => Pr
 }
 
 /** Of ours, in a process that has just started. */
-export async function remoteStartUp(item: AttentionCase): Promise<number> {
+export async function remoteStartUp(item: AttentionCase, threads?: number): Promise<number> {
   const remote = new Remote();
   try {
-    return await remote.ask("startUp", item);
+    return await remote.ask("startUp", { item, threads });
   } finally {
     await remote.close();
   }
