@@ -93,5 +93,5 @@ function rate(gflops: number): string {
 }
 
 function milliseconds(ms: number): string {
-  return ms.toPrecision(ms >= 1000 ? 4 : 3);
+  return ms >= 100 ? ms.toFixed(0) : ms.toPrecision(3);
 }

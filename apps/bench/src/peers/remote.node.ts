@@ -23,7 +23,7 @@ export class Remote {
       stdio: ["ignore", "ignore", "pipe", "ipc"],
     });
     child.stderr!.on("data", (text) => (this.#complaints = `${this.#complaints}${text}`.slice(-2000)));
-    child.on("error", () => {}); // The question that is open learns of it by "exit".
+    child.on("error", () => {}); // `ask` tells it; without a question nobody needs to know.
     this.#child = child;
   }
 
@@ -43,7 +43,11 @@ export class Remote {
       answered.reject(new ContestantError(`no answer in ${patienceMs / 1000} s`));
       child.kill("SIGKILL");
     }, patienceMs);
-    child.once("message", answered.resolve as (message: unknown) => void).once("exit", ended);
+    const unreachable = ({ message }: Error): void => answered.reject(new ContestantError(message));
+    child
+      .once("message", answered.resolve as (message: unknown) => void)
+      .once("exit", ended)
+      .once("error", unreachable);
     try {
       if (!child.connected) ended(child.exitCode, child.signalCode);
       else child.send({ name, argument });
@@ -52,13 +56,14 @@ export class Remote {
       return answer.value as Questions[Name][1];
     } finally {
       clearTimeout(timer);
-      child.removeAllListeners("message").off("exit", ended);
+      child.removeAllListeners("message").off("exit", ended).off("error", unreachable);
     }
   }
 
   /** Ends the process. Calling it again does nothing. */
   async close(): Promise<void> {
-    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
+    const { pid, exitCode, signalCode } = this.#child;
+    if (pid === undefined || exitCode !== null || signalCode !== null) return;
     const exited = new Promise((resolve) => this.#child.once("exit", resolve));
     this.#child.kill("SIGKILL");
     await exited;
