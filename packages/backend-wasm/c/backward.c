@@ -180,7 +180,7 @@ static void dqVisible(const BackwardParams *p, Tile tile, u32 D8, u32 ld) {
   f32 sum[MAX_HEAD_DIM];
   for (u32 r = 0; r < tile.rows; r++) {
     const f32 *k = p->kPanels + tile.keyBegin * 8;
-    sumOverKeys(&p->score, sum, tile.rowBegin + r, tile, p->grads + r * ld, k, p->Skv * 8, D8);
+    sumOverKeys(&p->score, sum, tile.rowBegin + r, tile, p->grads + r * ld, k, NR, p->Skv * NR, D8);
     addSum(p->dqAcc + r * D8, sum, D8);
   }
 }

@@ -8,10 +8,11 @@ HOT static void addScaled(f32 *sum, f32 weight, const f32 *from, u32 panelStride
   }
 }
 
-void sumOverKeys(const ScoreParams *p, f32 *sum, u32 i, Tile tile, const f32 *weights, const f32 *panels, u32 panelStride, u32 n8) {
+void sumOverKeys(const ScoreParams *p, f32 *sum, u32 i, Tile tile, const f32 *weights, const f32 *b, u32 keyStride,
+                 u32 panelStride, u32 n8) {
   fillZero(sum, n8 * 4);
   for (u32 c = 0; c < tile.keys; c++)
-    if (visible(p, i, tile.keyBegin + c)) addScaled(sum, weights[c], panels + c * 8, panelStride, n8);
+    if (visible(p, i, tile.keyBegin + c)) addScaled(sum, weights[c], b + c * keyStride, panelStride, n8);
 }
 
 void sumOverRows(const ScoreParams *p, f32 *sum, u32 j, Tile tile, const f32 *weights, u32 ld, const f32 *rows, u32 n8) {

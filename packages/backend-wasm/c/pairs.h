@@ -6,8 +6,10 @@
 #pragma once
 #include "score.h"
 
-// sum [n8] over the keys of a tile that row i sees: weights[key] * panels[key]
-void sumOverKeys(const ScoreParams *p, f32 *sum, u32 i, Tile tile, const f32 *weights, const f32 *panels, u32 panelStride, u32 n8);
+// sum [n8] over the keys of a tile that row i sees: weights[key] * b[key]. 8 columns of b lie together, a key is keyStride
+// from the next, 8 columns panelStride from the next 8.
+void sumOverKeys(const ScoreParams *p, f32 *sum, u32 i, Tile tile, const f32 *weights, const f32 *b, u32 keyStride,
+                 u32 panelStride, u32 n8);
 
 // sum [n8] over the rows of a tile that see key j: weights[row * ld] * rows[row * n8]
 void sumOverRows(const ScoreParams *p, f32 *sum, u32 j, Tile tile, const f32 *weights, u32 ld, const f32 *rows, u32 n8);

@@ -61,6 +61,14 @@ typedef struct {
   f32 *rowSum;   // l [Br]
   f32 *rowScale; // alpha [Br]
   f32 *line;     // one row of keys
+  // Of faDecode: the query heads that share the key head, and what is not the same for all of them
+  u32 heads;
+  u32 qHeadStride;
+  u32 outHeadStride;
+  u32 biasHeadStride;
+  u32 maskHeadStride;
+  f32 *slopes; // [heads]; null: none
+  f32 *sinks;  // [heads]; null: none
   // This block of rows, and the keys that it sees: [keyBegin, keyEnd), of which every row sees [fullBegin, fullEnd)
   u32 rowBegin;
   u32 rowCount;

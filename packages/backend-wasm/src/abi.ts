@@ -78,6 +78,13 @@ export const FORWARD_PARAMS: Fields = {
   rowSum: "pointer",
   rowScale: "pointer",
   line: "pointer",
+  heads: "u32",
+  qHeadStride: "u32",
+  outHeadStride: "u32",
+  biasHeadStride: "u32",
+  maskHeadStride: "u32",
+  slopes: "pointer",
+  sinks: "pointer",
   ...BLOCK,
 };
 

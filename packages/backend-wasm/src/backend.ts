@@ -13,7 +13,7 @@ import {
 } from "@fa/core";
 import { FEATURE, KERNELS } from "./kernels.ts";
 import type { FaWasmModule, Variant } from "./module.ts";
-import { runBackward, runCast, runForward, runLinear, type Addresses } from "./run.ts";
+import { runBackward, runCast, runDecode, runForward, runLinear, type Addresses } from "./run.ts";
 
 interface WasmBuffer extends DeviceBuffer {
   readonly address: number;
@@ -67,14 +67,14 @@ export class WasmBackend implements Backend {
     this.#module.arena.free((buffer as WasmBuffer).address);
   }
 
-  run({ problem, tile }: Plan, bindings: Bindings): void {
+  run({ kernel, problem, tile }: Plan, bindings: Bindings): void {
     const module = this.#open();
     const tensors: Addresses = Object.fromEntries(
       Object.entries(bindings).map(([name, buffer]) => [name, this.#address(buffer)]),
     );
     switch (problem.op) {
       case "attention":
-        return runForward(module, problem, tile, tensors);
+        return (kernel.maxRows === undefined ? runForward : runDecode)(module, problem, tile, tensors);
       case "attentionBackward":
         return runBackward(module, problem, tile, tensors);
       case "linear":

@@ -1,12 +1,15 @@
 import { FLOAT_DTYPES, MAX_HEAD_DIM, SCORE_STEPS, type KernelRow, type Problem, type Tile } from "@fa/core";
 import type { Variant } from "./module.ts";
-import { backwardPieces, forwardPieces, linearPieces, totalBytes, type Pieces } from "./workspace.ts";
+import { backwardPieces, decodePieces, forwardPieces, linearPieces, totalBytes, type Pieces } from "./workspace.ts";
 
 /** What a device must have for the rows of a variant. */
 export const FEATURE: Readonly<Record<Variant, string>> = { relaxed: "relaxed-simd", plain: "simd128" };
 
 /** Tile sizes, measured (c/NOTES.md). Multiples of 24 fill the register blocks of both variants, 6 and 4 rows by 8. */
 const FORWARD_TILE: Tile = { q: 96, kv: 96 };
+const DECODE_TILE: Tile = { q: 16, kv: 192 };
+/** Query rows of a key head that are decoded as one block; MAX_DECODE_ROWS of c/decode.c. */
+const DECODE_ROWS = 16;
 const BACKWARD_TILE: Tile = { q: 48, kv: 48 };
 const LINEAR_TILE: Tile = { q: 96, kv: 192 };
 const MAX_TILE: Tile = { q: 256, kv: 256 };
@@ -20,6 +23,14 @@ function rowsOf(variant: Variant): KernelRow[] {
     (problem: Problem, tile: Tile): number =>
       totalBytes(pieces(problem as P, tile));
   return [
+    {
+      ...attention,
+      id: `decode-${variant}`,
+      op: "attention",
+      maxRows: DECODE_ROWS,
+      tile: DECODE_TILE,
+      workspaceBytes: sized(decodePieces),
+    },
     {
       ...attention,
       id: `forward-${variant}`,

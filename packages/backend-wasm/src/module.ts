@@ -10,6 +10,7 @@ export type Variant = "relaxed" | "plain";
 export interface Kernels {
   faForwardPack(params: number): void;
   faForwardRows(params: number): void;
+  faDecode(params: number): void;
   faBackwardPack(params: number): void;
   faBackwardRows(params: number): void;
   faBackwardFinish(params: number): void;

@@ -29,6 +29,7 @@ import type { FaWasmModule } from "./module.ts";
 import {
   backwardPieces,
   biasGradient,
+  decodePieces,
   forwardPieces,
   layOut,
   linearPieces,
@@ -59,6 +60,38 @@ export function runForward(module: FaWasmModule, problem: AttentionProblem, tile
             module._faForwardRows(params);
           }
         }
+      }
+    }
+  });
+}
+
+/** Few query rows: one call for all heads of a group. */
+export function runDecode(module: FaWasmModule, problem: AttentionProblem, tile: Tile, tensors: Addresses): void {
+  const { B, H, Hkv, Sq, program } = problem;
+  const heads = H / Hkv;
+  const { q, out } = stridesOf(problem);
+  withWorkspace(module, decodePieces(problem, tile), ({ params, slopes, sinks, ...pointers }) => {
+    const write = writer(module, params, FORWARD_PARAMS);
+    const at = rowAddresses(problem, tensors);
+    const head = headFields(module, problem, tensors, { slopes, sinks });
+    const alibi = step(program, "alibi");
+    write({ ...sizeFields(problem, tile), ...pointers, ...block(problem, 0, Sq), heads });
+    write({
+      qHeadStride: q.head,
+      outHeadStride: out.head,
+      biasHeadStride: step(program, "bias")?.operand.strides[1] ?? 0,
+      maskHeadStride: step(program, "visibility")?.mask?.strides[1] ?? 0,
+    });
+    for (let b = 0; b < B; b++) {
+      for (let hkv = 0; hkv < Hkv; hkv++) {
+        const h = hkv * heads;
+        write({ ...head(b, h), q: at("q", b, h), k: at("k", b, hkv), v: at("v", b, hkv) });
+        write({ out: at("out", b, h), lse: lseAddress(problem, tensors, b, h) });
+        write({
+          slopes: alibi ? slopes + (alibi.perBatch ? b * H + h : h) * 4 : 0,
+          sinks: step(program, "sinks") ? sinks + h * 4 : 0,
+        });
+        module._faDecode(params);
       }
     }
   });

@@ -12,6 +12,8 @@ export type Pieces = Readonly<Record<string, number>>;
 /** A multiple of the rows of every register block that is built (4 and 6), and of the four rows that Delta takes at once. */
 const ROW_UNIT = 12;
 const PANEL = 8;
+/** Decode makes scores of 6 or 8 keys at a time. */
+const DECODE_KEYS = 24;
 /** Depth of a block of linear. */
 export const LINEAR_DEPTH = 256;
 const F32 = 4;
@@ -38,6 +40,14 @@ export function forwardPieces({ B, H, Skv, D, Dv, program }: AttentionProblem, t
     rowScale: Br * F32,
     line: line * F32,
   };
+}
+
+/** Few query rows: all of a key head are one block, and of K and V only a tile is copied, if at all. */
+export function decodePieces(problem: AttentionProblem, tile: Tile): Pieces {
+  const { H, Hkv, Sq, Skv } = problem;
+  // Each head fills up its last register block, the last head past the end.
+  const rows = (Sq * H) / Math.max(Hkv, 1) + ROW_UNIT;
+  return forwardPieces({ ...problem, Skv: Math.min(Skv, tile.kv) }, { q: rows, kv: roundUp(tile.kv, DECODE_KEYS) });
 }
 
 export function backwardPieces(problem: AttentionProblem, tile: Tile): Pieces {

@@ -21,6 +21,8 @@ export interface KernelRow {
   readonly dtypes: readonly DType[];
   /** D and Dv that it takes, for attention. */
   readonly headDim?: { readonly min: number; readonly max: number } | undefined;
+  /** Query rows that share a key head, Sq H / Hkv, that it takes at most, for attention; left out, any number. */
+  readonly maxRows?: number | undefined;
   /** Steps of the score program that it applies, for attention. */
   readonly steps?: readonly ScoreStepKind[] | undefined;
   /** Features of the device that it needs. */
@@ -92,6 +94,9 @@ function whyNot(problem: Problem, caps: Capabilities, kernel: KernelRow, tile: T
     for (const dim of [problem.D, problem.Dv]) {
       if (dim < min || dim > max) return `takes head dims ${min} to ${max}, not ${dim}`;
     }
+    const { Sq, H, Hkv } = problem;
+    const { maxRows = Infinity } = kernel;
+    if (Sq * H > maxRows * Hkv) return `takes at most ${maxRows} query rows a key head, not ${(Sq * H) / Hkv}`;
     const unknown = problem.program.find((step) => !kernel.steps?.includes(step.kind));
     if (unknown) return `does not apply ${unknown.kind}`;
   }

@@ -58,6 +58,15 @@ describe("the planner takes the first row that takes the problem", () => {
     expect(plan(attention, device, rows)).toMatchObject({ kernel: { id: "right" } });
   });
 
+  test("a row for few query rows takes up to so many a key head", () => {
+    const few = (maxRows: number): KernelRow[] => [{ ...row, id: "few", maxRows }, row];
+    expect(plan(attention, device, few(200))).toMatchObject({ kernel: { id: "few" } });
+    expect(plan(attention, device, few(199))).toMatchObject({ kernel: { id: "plain" } });
+    expect(reasonsOf(plan(attention, device, few(199).slice(0, 1)))).toEqual([
+      "takes at most 199 query rows a key head, not 200",
+    ]);
+  });
+
   test("is pure: the same arguments give the same plan, and none is changed", () => {
     const frozen = [Object.freeze({ ...row })];
     expect(plan(Object.freeze({ ...attention }), Object.freeze({ ...device }), Object.freeze(frozen))).toEqual(

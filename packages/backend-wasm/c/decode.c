@@ -1,0 +1,201 @@
+// Few query rows: the rows of all query heads that share a key head are one block, and K and V are read once, as they lie,
+// without being packed. Row r of the block is row r % Sq of head r / Sq of the group.
+//   faDecode   all rows of one (batch, key head), at most MAX_DECODE_ROWS
+#include "long.h"
+#include "micro.h"
+#include "pack.h"
+#include "pairs.h"
+#include "softmax.h"
+
+#define MAX_DECODE_ROWS 16 // as the kernel table says
+
+// Rows of K or V of a tile as f32, stride elements apart, of which whole vectors may be read.
+typedef struct {
+  const f32 *rows;
+  u32 stride, finite;
+} Operand;
+
+// As they lie if they can be read so, else copied to `to`, n8 apart.
+static Operand operand(Matrix from, f32 *to, u32 key, u32 keys, u32 n, u32 unit, u32 asTheyLie) {
+  if (asTheyLie && from.dtype == FLOAT32 && n % unit == 0)
+    return (Operand){(const f32 *)from.data + key * from.rowStride, from.rowStride, 1};
+  u32 finite = packRows(to, roundUp(n, NR), from, key, keys, n);
+  return (Operand){to, roundUp(n, NR), finite};
+}
+
+// ---- scores: S [rows][keys] = scale q k^T, sums over d in four parts: `rows` rows (1 or 2) by `keys` keys at a time
+INLINE void dots(const u32 rows, const u32 keys, vec acc[2][8], const f32 *q, u32 D8, const f32 *k, u32 stride, u32 last, u32 n) {
+  u32 at[8];
+#pragma unroll
+  for (u32 c = 0; c < keys; c++) at[c] = minU(c, last) * stride; // the last key stands for those that are not there
+#pragma unroll
+  for (u32 c = 0; c < keys; c++) acc[0][c] = acc[1][c] = splat(0);
+  for (u32 d = 0; d < n; d += 4) {
+    vec first = load(q + d), second = rows == 2 ? load(q + D8 + d) : first;
+#pragma unroll
+    for (u32 c = 0; c < keys; c++) {
+      vec key = load(k + at[c] + d);
+      acc[0][c] = madd(first, key, acc[0][c]);
+      if (rows == 2) acc[1][c] = madd(second, key, acc[1][c]);
+    }
+  }
+}
+
+INLINE vec sumOfFour(vec a, vec b, vec c, vec d) {
+  transpose4(&a, &b, &c, &d);
+  return add(add(a, b), add(c, d));
+}
+
+HOT static void scoresOfOne(f32 *s, const f32 *q, Operand k, u32 keys, u32 n, f32 scale) {
+  for (u32 c = 0; c < keys; c += 8) {
+    vec a[2][8];
+    dots(1, 8, a, q, 0, k.rows + c * k.stride, k.stride, keys - 1 - c, n);
+    store(s + c, mul(splat(scale), sumOfFour(a[0][0], a[0][1], a[0][2], a[0][3])));
+    store(s + c + 4, mul(splat(scale), sumOfFour(a[0][4], a[0][5], a[0][6], a[0][7])));
+  }
+}
+
+HOT static void scoresOfPairs(f32 *s, u32 ld, u32 rows, const f32 *q, u32 D8, Operand k, u32 keys, u32 n, f32 scale) {
+  for (u32 c = 0; c < keys; c += 6)
+    for (u32 r = 0; r < rows; r += 2) {
+      vec a[2][8];
+      f32 *first = s + r * ld + c, *second = first + ld;
+      dots(2, 6, a, q + r * D8, D8, k.rows + c * k.stride, k.stride, keys - 1 - c, n);
+      vec last = mul(splat(scale), sumOfFour(a[0][4], a[0][5], a[1][4], a[1][5]));
+      store(first, mul(splat(scale), sumOfFour(a[0][0], a[0][1], a[0][2], a[0][3])));
+      store(second, mul(splat(scale), sumOfFour(a[1][0], a[1][1], a[1][2], a[1][3])));
+      wasm_v128_store64_lane(first + 4, last, 0);
+      wasm_v128_store64_lane(second + 4, last, 1);
+    }
+}
+
+// ---- accumulate: acc [rows][Dv8] = alpha acc + P V, a register block of `rows` rows by `vectors` vectors
+INLINE void weigh(const u32 rows, const u32 vectors, f32 *c, u32 Dv8, const f32 *weights, u32 ld, const f32 *v, u32 stride,
+                  u32 keys, const f32 *alpha) {
+  vec acc[2][8];
+#pragma unroll
+  for (u32 r = 0; r < rows; r++)
+#pragma unroll
+    for (u32 d = 0; d < vectors; d++) acc[r][d] = splat(0);
+  for (u32 key = 0; key < keys; key++, v += stride) {
+    vec first = loadSplat(weights + key), second = rows == 2 ? loadSplat(weights + ld + key) : first;
+#pragma unroll
+    for (u32 d = 0; d < vectors; d++) {
+      vec x = load(v + 4 * d);
+      acc[0][d] = madd(first, x, acc[0][d]);
+      if (rows == 2) acc[1][d] = madd(second, x, acc[1][d]);
+    }
+  }
+#pragma unroll
+  for (u32 r = 0; r < rows; r++)
+#pragma unroll
+    for (u32 d = 0; d < vectors; d++) {
+      f32 *to = c + r * Dv8 + 4 * d;
+      store(to, madd(loadSplat(alpha + r), load(to), acc[r][d]));
+    }
+}
+
+#define DEFINE_WEIGH(name, R, N)                                                                                       \
+  HOT static void name(f32 *c, u32 Dv8, const f32 *weights, u32 ld, Operand v, u32 keys, const f32 *alpha) {           \
+    u32 d = 0;                                                                                                         \
+    for (; d + 4 * N <= Dv8; d += 4 * N) weigh(R, N, c + d, Dv8, weights, ld, v.rows + d, v.stride, keys, alpha);      \
+    for (; d + 16 <= Dv8; d += 16) weigh(R, 4, c + d, Dv8, weights, ld, v.rows + d, v.stride, keys, alpha);            \
+    for (; d < Dv8; d += NR) weigh(R, 2, c + d, Dv8, weights, ld, v.rows + d, v.stride, keys, alpha);                  \
+  }
+DEFINE_WEIGH(weighOne, 1, 8)
+DEFINE_WEIGH(weighTwo, 2, 6)
+
+static void accumulate(const ForwardParams *p, u32 rows, u32 ld, u32 Dv8, Operand v, u32 keys) {
+  for (u32 r = 0; r < rows; r += 2)
+    (r + 1 < rows ? weighTwo : weighOne)(p->acc + r * Dv8, Dv8, p->scores + r * ld, ld, v, keys, p->rowScale + r);
+}
+
+static void accumulateVisible(const ForwardParams *p, Tile tile, u32 ld, u32 Dv8, Operand v) {
+  f32 sum[MAX_HEAD_DIM];
+  for (u32 r = 0; r < tile.rows; r++) {
+    sumOverKeys(&p->score, sum, tile.rowBegin + r, tile, p->scores + r * ld, v.rows, v.stride, NR, Dv8);
+    scaleAddSum(p->acc + r * Dv8, p->rowScale[r], sum, Dv8);
+  }
+}
+
+// Keys come by 6 or 8.
+static u32 ldOf(const ForwardParams *p) { return roundUp(p->Bc, 24); }
+
+// The params of one head: its tensors, its score program, its rows of the block.
+static ForwardParams paramsOfHead(const ForwardParams *p, u32 h) {
+  ForwardParams head = *p;
+  u32 r = h * p->rowCount, ld = ldOf(p);
+  head.q = elementAt(p->q, p->dtype, h * p->qHeadStride);
+  head.out = elementAtW(p->out, p->resultDtype, h * p->outHeadStride);
+  if (p->lse) head.lse += r;
+  if (p->score.bias) head.score.bias = elementAt(p->score.bias, p->score.biasDtype, h * p->biasHeadStride);
+  if (p->score.mask) head.score.mask += h * p->maskHeadStride;
+  if (p->slopes) head.score.slope = p->slopes[h];
+  if (p->sinks) head.sink = p->sinks[h];
+  head.score.dropoutHead += h;
+  head.qRows += r * roundUp(p->D, 8);
+  head.scores += r * ld;
+  head.scoresLow += r * ld;
+  head.acc += r * roundUp(p->Dv, 8);
+  head.rowMax += r;
+  head.rowTop += r;
+  head.rowSum += r;
+  head.rowScale += r;
+  return head;
+}
+
+EXPORT(faDecode) void faDecode(const ForwardParams *p) {
+  u32 D8 = roundUp(p->D, 8), Dv8 = roundUp(p->Dv, 8), ld = ldOf(p), rows = p->heads * p->rowCount;
+  Matrix k = {p->k, p->dtype, p->kStride}, v = {p->v, p->dtype, p->vStride};
+  ForwardParams heads[MAX_DECODE_ROWS];
+  Visibility sees[MAX_DECODE_ROWS];
+  u32 steps = p->slopes != 0; // a head whose slope is 0 goes the way of the others
+  for (u32 h = 0; h < p->heads; h++) {
+    heads[h] = paramsOfHead(p, h);
+    steps |= hasSteps(&heads[h].score);
+    setupRows(&heads[h]);
+    loadQ(&heads[h]);
+  }
+  Scaling scaling = scalingOf(&p->score, p->scale, p->sinks || steps ? 0 : -INFINITY_F);
+  u32 mayBeLong = scaling.raw && p->dtype == FLOAT32;
+
+  for (u32 key = p->keyBegin / p->Bc * p->Bc; key < p->keyEnd; key += p->Bc) {
+    u32 keys = minU(p->Bc, p->Skv - key), keys8 = roundUp(keys, 8), some = 0, all = 1;
+    Tile tile = {p->rowBegin, p->rowCount, key, keys};
+    for (u32 h = 0; h < p->heads; h++) {
+      sees[h] = tileVisibility(&heads[h].score, tile, key >= p->fullBegin && key + keys <= p->fullEnd);
+      some |= sees[h] != EMPTY;
+      all &= sees[h] == FULL;
+      if (sees[h] == EMPTY) sees[h] = PARTIAL; // what a head does not see at all is hidden key by key
+    }
+    if (!some) continue;
+
+    Operand kRows = operand(k, p->kColumns, key, keys, p->D, 4, 1);
+    if (rows == 1) scoresOfOne(p->scores, p->qRows, kRows, keys, kRows.rows == p->kColumns ? D8 : p->D, scaling.product);
+    else scoresOfPairs(p->scores, ld, rows, p->qRows, D8, kRows, keys, kRows.rows == p->kColumns ? D8 : p->D, scaling.product);
+    u32 isLong = 0;
+    for (u32 h = 0; h < p->heads; h++)
+      if (steps || sees[h] == PARTIAL || keys != keys8)
+        scoreTile(&heads[h].score, tile, sees[h], heads[h].scores, 0, ld, p->line);
+    for (u32 r = 0; r < rows; r += 4)
+      isLong |= maxRows(p, r, rows - r, p->scores + r * ld, ld, keys8, LONG_SCORE / scaling.exponential);
+    isLong &= mayBeLong;
+    if (isLong) {
+      packTransposed(p->kColumns, k, key, keys, p->D);
+      longProduct(p->scores, p->scoresLow, ld, rows, keys8, p->qRows, D8, p->kColumns, p->D);
+      for (u32 h = 0; h < p->heads; h++) hideLong(&heads[h].score, tile, sees[h], heads[h].scores, heads[h].scoresLow, ld);
+      for (u32 r = 0; r < rows; r += 4) maxRows(p, r, rows - r, p->scores + r * ld, ld, keys8, 0);
+    }
+    for (u32 r = 0; r < rows; r += 4)
+      softmaxRows(p, r, p->scores + r * ld, isLong ? p->scoresLow + r * ld : 0, ld, keys8, scaling.exponential);
+    if (p->score.dropout)
+      for (u32 h = 0; h < p->heads; h++) dropTile(&heads[h], tile, ld);
+
+    // Where something is hidden, V is copied, which tells whether it is finite.
+    Operand vRows = operand(v, p->vPanels, key, keys, p->Dv, NR, all);
+    if (vRows.finite) accumulate(p, rows, ld, Dv8, vRows, keys);
+    else
+      for (u32 h = 0; h < p->heads; h++) accumulateVisible(&heads[h], tile, ld, Dv8, vRows);
+  }
+  for (u32 h = 0; h < p->heads; h++) finishRows(&heads[h], scaling.exponential);
+}
