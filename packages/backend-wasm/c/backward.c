@@ -1,8 +1,10 @@
 // Gradients of attention, tile by tile, P recomputed from lse (FlashAttention-2, algorithm 2; the sums are the same, the
 // loops run over blocks of query rows outside and keys inside, so that dq is finished with its block).
-//   faBackwardPack    once for a (batch, key head): K and V as panels, dk and dv to 0
+//   faBackwardPack    once for a (batch, key head): K and V as panels; keyBegin and keyEnd are a range of whole tiles
+//   faBackwardClear   dkAcc and dvAcc to 0
 //   faBackwardRows    one block of at most Br query rows of one head: writes dq, adds to dk, dv, dbias, dsink
-//   faBackwardFinish  once all heads of the group are through: writes dk and dv
+//   faBackwardFinish  once all heads of the group are through: adds up the parts of dk and dv and writes them, a range of
+//                     keys as in faBackwardPack
 //
 //   Delta = rowsum(dout * out)       P  = exp(s - lse)             dv += dropout(P)^T dout
 //   dP = dropout(dout v^T)           dS = P * (dP - Delta)         dk += scale dS^T q        dq = scale dS k
@@ -19,15 +21,19 @@ DEFINE_GEMM(productKeys, TRANSPOSED, ADD)
 
 EXPORT(faBackwardPack) void faBackwardPack(const BackwardParams *p) {
   Matrix k = {p->k, p->dtype, p->kStride}, v = {p->v, p->dtype, p->vStride};
-  u32 Bc8 = roundUp(p->Bc, 8), tiles = ceilDiv(p->Skv, p->Bc), keyRows = roundUp(p->Bc, MR);
-  for (u32 tile = 0, key = 0; tile < tiles; tile++, key += p->Bc) {
+  u32 Bc8 = roundUp(p->Bc, 8);
+  for (u32 tile = p->keyBegin / p->Bc, key = tile * p->Bc; key < p->keyEnd; tile++, key += p->Bc) {
     u32 keys = minU(p->Bc, p->Skv - key);
     packTransposed(p->kColumns + tile * Bc8 * p->D, k, key, keys, p->D);
     packTransposed(p->vColumns + tile * Bc8 * p->Dv, v, key, keys, p->Dv);
     p->kFinite[tile] = (u8)packPanels(p->kPanels + key * 8, p->Skv * 8, k, key, keys, p->D);
   }
-  fillZero(p->dkAcc, tiles * keyRows * roundUp(p->D, 8) * 4);
-  fillZero(p->dvAcc, tiles * keyRows * roundUp(p->Dv, 8) * 4);
+}
+
+EXPORT(faBackwardClear) void faBackwardClear(const BackwardParams *p) {
+  u32 keyRows = ceilDiv(p->Skv, p->Bc) * roundUp(p->Bc, MR);
+  fillZero(p->dkAcc, keyRows * roundUp(p->D, 8) * 4);
+  fillZero(p->dvAcc, keyRows * roundUp(p->Dv, 8) * 4);
 }
 
 // ---- setup: Delta [rows], and lse [rows] in the units of the stored scores, in two parts
@@ -272,11 +278,22 @@ EXPORT(faBackwardRows) void faBackwardRows(const BackwardParams *p) {
   writeRows(p->dq, p->resultDtype, p->qStride, p->rowBegin, p->dqAcc, p->rowCount, p->D, p->scale);
 }
 
+HOT static void addPart(f32 *to, const f32 *part, u32 n) {
+  for (u32 i = 0; i < n; i += 4) store(to + i, add(load(to + i), load(part + i)));
+}
+
+// One tile of dk or dv: the parts added in their order to the first, which is written.
+static void finishTile(const BackwardParams *p, void *to, u32 stride, u32 key, u32 keys, f32 *acc, u32 part, u32 n, f32 scale) {
+  for (u32 m = 1; m < p->parts; m++) addPart(acc, acc + m * part, keys * roundUp(n, 8));
+  writeRows(to, p->resultDtype, stride, key, acc, keys, n, scale);
+}
+
 EXPORT(faBackwardFinish) void faBackwardFinish(const BackwardParams *p) {
   u32 keyRows = roundUp(p->Bc, MR);
-  for (u32 tile = 0, key = 0; key < p->Skv; tile++, key += p->Bc) {
+  for (u32 tile = p->keyBegin / p->Bc, key = tile * p->Bc; key < p->keyEnd; tile++, key += p->Bc) {
     u32 keys = minU(p->Bc, p->Skv - key);
-    writeRows(p->dk, p->resultDtype, p->kStride, key, p->dkAcc + tile * keyRows * roundUp(p->D, 8), keys, p->D, p->scale);
-    writeRows(p->dv, p->resultDtype, p->vStride, key, p->dvAcc + tile * keyRows * roundUp(p->Dv, 8), keys, p->Dv, 1);
+    f32 *dk = p->dkAcc + tile * keyRows * roundUp(p->D, 8), *dv = p->dvAcc + tile * keyRows * roundUp(p->Dv, 8);
+    finishTile(p, p->dk, p->kStride, key, keys, dk, p->dkPart, p->D, p->scale);
+    finishTile(p, p->dv, p->vStride, key, keys, dv, p->dvPart, p->Dv, 1);
   }
 }

@@ -1,5 +1,6 @@
 // out = softmax(score program(q k^T)) v and lse = ln sum exp, one block of query rows a call (FlashAttention-2, algorithm 1).
-//   faForwardPack   once for a (batch, key head): K and V as panels, shared by the query heads of its group
+//   faForwardPack   once for a (batch, key head): K and V as panels, shared by the query heads of its group; keyBegin and
+//                   keyEnd are a range of whole tiles, so that several calls may share the work
 //   faForwardRows   one block of at most Br query rows of one head
 #include "long.h"
 #include "micro.h"
@@ -16,7 +17,7 @@ DEFINE_ROWS(rowsPV, ROWS, SCALE_ADD)
 EXPORT(faForwardPack) void faForwardPack(const ForwardParams *p) {
   Matrix k = {p->k, p->dtype, p->kStride}, v = {p->v, p->dtype, p->vStride};
   u32 tileColumns = roundUp(p->Bc, 8) * p->D;
-  for (u32 tile = 0, key = 0; key < p->Skv; tile++, key += p->Bc) {
+  for (u32 tile = p->keyBegin / p->Bc, key = tile * p->Bc; key < p->keyEnd; tile++, key += p->Bc) {
     u32 keys = minU(p->Bc, p->Skv - key);
     packTransposed(p->kColumns + tile * tileColumns, k, key, keys, p->D);
     p->vFinite[tile] = (u8)packPanels(p->vPanels + key * roundUp(p->Dv, 8), p->Bc * 8, v, key, keys, p->Dv);

@@ -1,6 +1,7 @@
 // y [M][N] = x [M][K] weight [N][K]^T + bias, the columns of y split over several arrays, and its gradients:
 //   dx [M][K] = dy weight        dweight [N][K] = dy^T x        dbias [N] = column sums of dy
-// Three products of one blocked form C [rows][columns] = A [rows][depth] B [depth][columns], Mc x Nc x Kc at a time.
+// Three products of one blocked form C [rows][columns] = A [rows][depth] B [depth][columns], Mc x Nc x Kc at a time. A call
+// computes rows [rowBegin, rowEnd) and columns [columnBegin, columnEnd) of its result: how a result is cut changes no bit.
 #include "micro.h"
 #include "pack.h"
 #include "params.h"
@@ -46,15 +47,15 @@ HOT static void addRow(f32 *row, const f32 *bias, u32 n8) {
 }
 
 EXPORT(faLinear) void faLinear(const LinearParams *p) {
-  for (u32 column = 0; column < p->N; column += p->Nc) {
-    u32 columns = minU(p->Nc, p->N - column), columns8 = roundUp(columns, 8);
+  for (u32 column = p->columnBegin; column < p->columnEnd; column += p->Nc) {
+    u32 columns = minU(p->Nc, p->columnEnd - column), columns8 = roundUp(columns, 8);
     // bBlock: for each depth block, [columns8 / 8][depth][8]
     for (u32 k = 0; k < p->K; k += p->Kc)
       packTransposed(p->bBlock + k * columns8, columnsOf(p->weight, p->dtype, p->K, k), column, columns, minU(p->Kc, p->K - k));
     fillZero(p->line, columns8 * 4);
     if (p->bias) toF32(p->line, elementAt(p->bias, p->dtype, column), columns, p->dtype);
-    for (u32 row = 0; row < p->M; row += p->Mc) {
-      u32 rows = minU(p->Mc, p->M - row);
+    for (u32 row = p->rowBegin; row < p->rowEnd; row += p->Mc) {
+      u32 rows = minU(p->Mc, p->rowEnd - row);
       if (p->K == 0) fillZero(p->cBlock, rows * columns8 * 4);
       for (u32 k = 0; k < p->K; k += p->Kc) {
         u32 depth = minU(p->Kc, p->K - k), ld = roundUp(depth, 8);
@@ -71,15 +72,15 @@ EXPORT(faLinear) void faLinear(const LinearParams *p) {
 }
 
 // dx [M][K]: depth N
-static void gradientX(const LinearParams *p) {
-  for (u32 column = 0; column < p->K; column += p->Nc) {
-    u32 columns = minU(p->Nc, p->K - column), columns8 = roundUp(columns, 8);
+EXPORT(faLinearGradX) void faLinearGradX(const LinearParams *p) {
+  for (u32 column = p->columnBegin; column < p->columnEnd; column += p->Nc) {
+    u32 columns = minU(p->Nc, p->columnEnd - column), columns8 = roundUp(columns, 8);
     for (u32 n = 0; n < p->N; n += p->Kc) {
       u32 depth = minU(p->Kc, p->N - n);
       packPanels(p->bBlock + n * columns8, depth * 8, columnsOf(p->weight, p->dtype, p->K, column), n, depth, columns);
     }
-    for (u32 row = 0; row < p->M; row += p->Mc) {
-      u32 rows = minU(p->Mc, p->M - row);
+    for (u32 row = p->rowBegin; row < p->rowEnd; row += p->Mc) {
+      u32 rows = minU(p->Mc, p->rowEnd - row);
       for (u32 n = 0; n < p->N; n += p->Kc) {
         u32 depth = minU(p->Kc, p->N - n);
         for (u32 r = 0; r < rows; r++) readParts(p, p->aBlock + r * depth, row + r, n, depth);
@@ -92,11 +93,11 @@ static void gradientX(const LinearParams *p) {
 }
 
 // dweight [N][K]: depth M, A = dy^T as it lies
-static void gradientWeight(const LinearParams *p) {
-  for (u32 column = 0; column < p->K; column += p->Nc) {
-    u32 columns = minU(p->Nc, p->K - column), columns8 = roundUp(columns, 8);
-    for (u32 n = 0; n < p->N; n += p->Mc) {
-      u32 rows = minU(p->Mc, p->N - n), ld = roundUp(rows, 12);
+EXPORT(faLinearGradWeight) void faLinearGradWeight(const LinearParams *p) {
+  for (u32 column = p->columnBegin; column < p->columnEnd; column += p->Nc) {
+    u32 columns = minU(p->Nc, p->columnEnd - column), columns8 = roundUp(columns, 8);
+    for (u32 n = p->rowBegin; n < p->rowEnd; n += p->Mc) {
+      u32 rows = minU(p->Mc, p->rowEnd - n), ld = roundUp(rows, 12);
       if (p->M == 0) fillZero(p->cBlock, rows * columns8 * 4);
       for (u32 m = 0; m < p->M; m += p->Kc) {
         u32 depth = minU(p->Kc, p->M - m);
@@ -114,18 +115,14 @@ HOT static void addDouble(f64 *sums, const f32 *row, u32 n) {
   for (u32 c = 0; c < n; c++) sums[c] += (f64)row[c];
 }
 
-static void gradientBias(const LinearParams *p) {
-  fillZero(p->sums, p->N * 8);
+// dbias [N]: one row
+EXPORT(faLinearGradBias) void faLinearGradBias(const LinearParams *p) {
+  u32 columns = p->columnEnd - p->columnBegin;
+  fillZero(p->sums, columns * 8);
   for (u32 m = 0; m < p->M; m++) {
-    readParts(p, p->line, m, 0, p->N);
-    addDouble(p->sums, p->line, p->N);
+    readParts(p, p->line, m, p->columnBegin, columns);
+    addDouble(p->sums, p->line, columns);
   }
-  for (u32 n = 0; n < p->N; n++) p->line[n] = (f32)p->sums[n];
-  fromF32(p->dbias, p->line, p->N, p->dtype);
-}
-
-EXPORT(faLinearBackward) void faLinearBackward(const LinearParams *p) {
-  if (p->dx) gradientX(p);
-  if (p->dweight) gradientWeight(p);
-  if (p->dbias) gradientBias(p);
+  for (u32 n = 0; n < columns; n++) p->line[n] = (f32)p->sums[n];
+  fromF32(elementAtW(p->dbias, p->dtype, p->columnBegin), p->line, columns, p->dtype);
 }

@@ -114,6 +114,9 @@ typedef struct {
   u8 *kFinite;    // [kv tile]
   f32 *dkAcc;     // [kv tile][Bc][D8]
   f32 *dvAcc;     // [kv tile][Bc][Dv8]
+  u32 parts;      // how many of the two faBackwardFinish adds up, and how many elements one is after the other
+  u32 dkPart;
+  u32 dvPart;
   f32 *qRows;     // [Br][D8]
   f32 *qPanels;   // [ceil(D / 8)][Br][8]
   f32 *doutRows;  // [Br][Dv8]
@@ -165,4 +168,9 @@ typedef struct {
   f32 *cBlock; // [Mc][Nc]
   f32 *line;   // one row of y
   f64 *sums;   // [N]
+  // The block of the result that this call computes
+  u32 rowBegin;
+  u32 rowEnd;
+  u32 columnBegin;
+  u32 columnEnd;
 } LinearParams;

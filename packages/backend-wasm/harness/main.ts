@@ -2,8 +2,8 @@
  * The workbench of the kernels: checks each on its case against float64, refuses to time a wrong one, then prints ms,
  * GFLOP/s and the percentage of the roof that was measured in the same run.
  *
- *   pnpm kernel [forward|backward|linear|decode] [--variant plain|relaxed] [--S 1024] [--D 64] [--H 8] [--Hkv 8]
- *               [--causal] [--dtype float32] [--tile 96x96] [--repeats 20]
+ *   pnpm kernel [forward|backward|linear|decode] [--variant plain|relaxed] [--threads 1] [--S 1024] [--D 64] [--H 8]
+ *               [--Hkv 8] [--causal] [--dtype float32] [--tile 96x96] [--repeats 20]
  */
 import { parseArgs } from "node:util";
 import {
@@ -21,13 +21,14 @@ import {
   type Plan,
   type Problem,
 } from "@fa/core";
-import { measureRoof, WasmBackend } from "../src/backend.ts";
-import { createModule, loadBinary, supportedVariant, type Variant } from "../src/module.ts";
+import { wasm } from "../src/index.ts";
+import { createModule, supportedVariant, type Variant } from "../src/module.ts";
 
 const { values: args, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     variant: { type: "string", default: supportedVariant() },
+    threads: { type: "string", default: "1" },
     S: { type: "string", default: "1024" },
     D: { type: "string", default: "64" },
     H: { type: "string", default: "8" },
@@ -44,8 +45,7 @@ const Hkv = Number(args.Hkv ?? H);
 const dtype = args.dtype as Exclude<FloatDType, "float8e4m3">;
 const variant = args.variant as Variant;
 
-const module = await createModule({ wasmBinary: await loadBinary(variant) });
-const backend: Backend = new WasmBackend(module, variant, variant);
+const backend = await wasm({ simd: variant, threads: Number(args.threads) }).open();
 const naive = await reference({ algorithm: "naive" }).open();
 const BYTES = bytesPerElement(dtype);
 /** Relative, and as a share of the largest value. */
@@ -54,8 +54,8 @@ const TOLERANCES: Readonly<Record<"float32" | "float16" | "bfloat16", readonly [
   float16: [2e-3, 2e-3],
   bfloat16: [2e-2, 2e-2],
 };
-const roof = measureRoof(module);
-console.log(`${variant}, roof ${roof.toFixed(1)} GFLOP/s, float32, one thread, Node ${process.versions.node}`);
+const { gflops: roof, what } = await backend.roof();
+console.log(`${backend.device}, roof ${roof.toFixed(1)} GFLOP/s, ${what}, Node ${process.versions.node}`);
 
 for (const kind of kinds) {
   switch (kind) {
@@ -119,7 +119,7 @@ async function attention(kind: "forward" | "backward", Sq: number, Skv: number):
   const title = `${Sq === 1 ? "decode" : kind} H=${H} Hkv=${Hkv} Sq=${Sq} Skv=${Skv} D=${D}${mode}`;
   const problem = attentionProblem(specs(H, Hkv), options, op);
   await verifyAndTime(title, planned(backend, problem), ours, expected);
-  if (Sq === 1) readBandwidth(2 * Hkv * Skv * D * BYTES);
+  if (Sq === 1) await readBandwidth(2 * Hkv * Skv * D * BYTES);
   freeAll(backend, ours);
   freeAll(naive, theirs);
 }
@@ -178,7 +178,9 @@ async function verifyAndTime(
   );
 }
 
-function readBandwidth(bytes: number): void {
+/** Of one thread. */
+async function readBandwidth(bytes: number): Promise<void> {
+  const module = await createModule();
   const address = module.arena.allocate(bytes);
   let best = Infinity;
   for (let n = 0; n < repeats; n++) {
@@ -186,7 +188,6 @@ function readBandwidth(bytes: number): void {
     module._faRoofRead(address, bytes);
     best = Math.min(best, performance.now() - start);
   }
-  module.arena.free(address);
   console.log(`  reading the same ${bytes} bytes: ${best.toFixed(3)} ms, ${(bytes / best / 1e6).toFixed(1)} GB/s`);
 }
 

@@ -32,8 +32,8 @@ export const SCORE_PARAMS: Fields = {
   dropoutHead: "u32",
 };
 
-/** The block of rows, and what it sees: the fields that change from call to call. */
-const BLOCK: Fields = {
+/** The block of rows, and what it sees: the fields that change from call to call, at the end of the structs. */
+export const BLOCK: Fields = {
   rowBegin: "u32",
   rowCount: "u32",
   keyBegin: "u32",
@@ -115,6 +115,9 @@ export const BACKWARD_PARAMS: Fields = {
   kFinite: "pointer",
   dkAcc: "pointer",
   dvAcc: "pointer",
+  parts: "u32",
+  dkPart: "u32",
+  dvPart: "u32",
   qRows: "pointer",
   qPanels: "pointer",
   doutRows: "pointer",
@@ -131,6 +134,14 @@ export const BACKWARD_PARAMS: Fields = {
   delta: "pointer",
   line: "pointer",
   ...BLOCK,
+};
+
+/** The part of the result that a call computes. */
+export const LINEAR_BLOCK: Fields = {
+  rowBegin: "u32",
+  rowEnd: "u32",
+  columnBegin: "u32",
+  columnEnd: "u32",
 };
 
 export const LINEAR_PARAMS: Fields = {
@@ -154,6 +165,7 @@ export const LINEAR_PARAMS: Fields = {
   cBlock: "pointer",
   line: "pointer",
   sums: "pointer",
+  ...LINEAR_BLOCK,
 };
 
 export const PART: Fields = { data: "pointer", width: "u32" };
@@ -164,10 +176,15 @@ export function sizeOf(fields: Fields): number {
 }
 
 /**
- * Writes fields of the struct at `address`; the others keep their values.
+ * Writes fields of the struct at byte `address`; the others keep their values.
  * @throws RangeError for a name that the struct does not have
  */
-export function writeFields(memory: WebAssembly.Memory, address: number, fields: Fields, values: Values): void {
+export function writeFields(
+  memory: { readonly buffer: ArrayBufferLike },
+  address: number,
+  fields: Fields,
+  values: Values,
+): void {
   const view = new DataView(memory.buffer, address, sizeOf(fields));
   const offsets = offsetsOf(fields);
   for (const [name, value] of Object.entries(values)) {

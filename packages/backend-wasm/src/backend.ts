@@ -1,4 +1,5 @@
 import {
+  countFlops,
   DTYPES,
   FaError,
   MAX_HEAD_DIM,
@@ -9,30 +10,60 @@ import {
   type KernelRow,
   type MemoryUse,
   type Plan,
+  type Problem,
   type Roof,
 } from "@fa/core";
 import { FEATURE, KERNELS } from "./kernels.ts";
 import type { FaWasmModule, Variant } from "./module.ts";
-import { runBackward, runCast, runDecode, runForward, runLinear, type Addresses } from "./run.ts";
+import { pool } from "./pool.ts";
+import { Queue } from "./queue.ts";
+import { prepare, workspaceBytes, type Addresses } from "./run.ts";
+import { runAlone, type Team } from "./team.ts";
+import { WorkloadBuilder } from "./workload.ts";
 
 interface WasmBuffer extends DeviceBuffer {
   readonly address: number;
 }
 
-/** Work is done before `run` returns, so there is never anything to wait for. */
+/**
+ * From so many operations on workers are asked to help; below, a call is over before they would have come, and is done when
+ * `run` returns.
+ */
+export const THREADS_FROM_FLOPS = 2e7;
+
+export interface Threads {
+  readonly team: Team;
+  /** Instead of `THREADS_FROM_FLOPS`. */
+  readonly fromFlops?: number | undefined;
+}
+
+/**
+ * With one thread work is done before `run` returns, so there is never anything to wait for. With more, what is large
+ * enough runs in turns, one job at a time, and whatever comes after it waits for its own turn.
+ */
 export class WasmBackend implements Backend {
   readonly name = "wasm";
-  readonly device: string;
   readonly capabilities: Capabilities;
-  readonly kernels: readonly KernelRow[] = KERNELS;
+  readonly kernels: readonly KernelRow[];
+  readonly #device: string;
   readonly #variant: Variant;
+  readonly #team: Team | undefined;
+  readonly #fromFlops: number;
+  readonly #queue = new Queue();
   readonly #live = new Set<DeviceBuffer>();
   #module: FaWasmModule | undefined;
 
-  constructor(module: FaWasmModule, variant: Variant, device: string) {
-    this.device = device;
+  constructor(module: FaWasmModule, variant: Variant, device: string, threads?: Threads) {
+    this.#device = device;
     this.#module = module;
     this.#variant = variant;
+    this.#team = threads?.team;
+    this.#fromFlops = threads?.fromFlops ?? THREADS_FROM_FLOPS;
+    const most = this.#team?.size ?? 1;
+    this.kernels = KERNELS.map((row) => ({
+      ...row,
+      workspaceBytes: (problem, tile) => workspaceBytes(row, problem, tile, this.#threadsFor(problem, most)),
+    }));
     this.capabilities = {
       dtypes: DTYPES,
       maxHeadDim: MAX_HEAD_DIM,
@@ -40,6 +71,11 @@ export class WasmBackend implements Backend {
       maxBufferBytes: 65535 * 65536,
       features: variant === "relaxed" ? [FEATURE.relaxed, FEATURE.plain] : [FEATURE.plain],
     };
+  }
+
+  get device(): string {
+    const trouble = this.#team && pool.trouble;
+    return trouble === undefined ? this.#device : `${this.#device}, but only one works: ${trouble}`;
   }
 
   allocate(bytes: number, contents?: Uint8Array | "zero"): DeviceBuffer {
@@ -59,33 +95,54 @@ export class WasmBackend implements Backend {
 
   async read(buffer: DeviceBuffer): Promise<Uint8Array<ArrayBuffer>> {
     const address = this.#address(buffer);
-    return Uint8Array.from(this.#open().HEAPU8.subarray(address, address + buffer.bytes));
+    const module = this.#open();
+    // Not `slice`: of shared memory it could give shared memory.
+    const copy = (): Uint8Array<ArrayBuffer> => {
+      const bytes = new Uint8Array(buffer.bytes);
+      bytes.set(module.HEAPU8.subarray(address, address + buffer.bytes));
+      return bytes;
+    };
+    return this.#queue.idle ? copy() : this.#queue.add(copy);
   }
 
   free(buffer: DeviceBuffer): void {
-    if (!this.#module || !this.#live.delete(buffer)) return;
-    this.#module.arena.free((buffer as WasmBuffer).address);
+    const module = this.#module;
+    if (!module || !this.#live.delete(buffer)) return;
+    const { address } = buffer as WasmBuffer;
+    if (this.#queue.idle) module.arena.free(address);
+    else void this.#queue.add(() => module.arena.free(address));
   }
 
-  run({ kernel, problem, tile }: Plan, bindings: Bindings): void {
+  run(plan: Plan, bindings: Bindings): void | Promise<void> {
     const module = this.#open();
     const tensors: Addresses = Object.fromEntries(
       Object.entries(bindings).map(([name, buffer]) => [name, this.#address(buffer)]),
     );
-    switch (problem.op) {
-      case "attention":
-        return (kernel.maxRows === undefined ? runForward : runDecode)(module, problem, tile, tensors);
-      case "attentionBackward":
-        return runBackward(module, problem, tile, tensors);
-      case "linear":
-      case "linearBackward":
-        return runLinear(module, problem, tile, tensors);
-      case "cast":
-        return runCast(module, problem, tensors);
-    }
+    const threads = this.#threadsFor(plan.problem, this.#team?.size ?? 1);
+    const alone = (): void => {
+      const workload = prepare(module, plan, tensors, 1);
+      try {
+        runAlone(module, workload);
+        workload.finish();
+      } finally {
+        workload.release();
+      }
+    };
+    if (threads === 1) return this.#queue.idle ? alone() : this.#queue.add(alone);
+    return this.#queue.add(async () => {
+      const workload = prepare(module, plan, tensors, threads);
+      try {
+        await this.#team!.run(workload);
+        workload.finish();
+      } finally {
+        workload.release();
+      }
+    });
   }
 
-  async sync(): Promise<void> {}
+  async sync(): Promise<void> {
+    if (!this.#queue.idle) await this.#queue.add(() => {});
+  }
 
   memory(): MemoryUse {
     const { currentBytes = 0, peakBytes = 0 } = this.#module?.arena ?? {};
@@ -93,13 +150,28 @@ export class WasmBackend implements Backend {
   }
 
   async roof(): Promise<Roof> {
-    const what = this.#variant === "relaxed" ? "register-only relaxed multiply-add" : "register-only multiply and add";
-    return { gflops: measureRoof(this.#open()), what: `${what}, float32, one thread` };
+    const module = this.#open();
+    const kind = this.#variant === "relaxed" ? "register-only relaxed multiply-add" : "register-only multiply and add";
+    const threads = this.#team?.size ?? 1;
+    const what = `${kind}, float32, ${countOfThreads(threads)}`;
+    if (!this.#team) return { gflops: measureRoof(module), what };
+    return { gflops: await this.#queue.add(() => measureTeamRoof(module, this.#team!)), what };
   }
 
+  /** Work that was given before is done before. */
   async dispose(): Promise<void> {
+    const module = this.#module;
+    if (!module) return this.#queue.add(() => {});
     this.#module = undefined;
     this.#live.clear();
+    if (!this.#queue.idle) await this.#queue.add(() => {});
+    this.#team?.close();
+  }
+
+  /** Where workers help, no fewer than would each have a worthwhile share. */
+  #threadsFor(problem: Problem, most: number): number {
+    const worth = operationsOf(problem) / this.#fromFlops;
+    return worth < 1 ? 1 : Math.min(most, Math.ceil(worth) + 1);
   }
 
   #open(): FaWasmModule {
@@ -116,6 +188,17 @@ export class WasmBackend implements Backend {
   }
 }
 
+export function countOfThreads(threads: number): string {
+  return threads === 1 ? "one thread" : `${threads} threads`;
+}
+
+/** What a conversion costs, in the time of so many floating-point operations. */
+const OPERATIONS_A_CAST = 30;
+
+function operationsOf(problem: Problem): number {
+  return problem.op === "cast" ? problem.elements * OPERATIONS_A_CAST : countFlops(problem);
+}
+
 /** Operations of a round of `faRoofArithmetic`: 12 accumulators of 4 lanes, a multiplication and an addition each. */
 const FLOPS_A_ROUND = 12 * 4 * 2;
 
@@ -128,6 +211,28 @@ export function measureRoof(module: FaWasmModule, budgetMs = 100): number {
     const start = performance.now();
     module._faRoofArithmetic(rounds);
     gflops = Math.max(gflops, (rounds * FLOPS_A_ROUND) / (performance.now() - start) / 1e6);
+  } while (performance.now() < deadline);
+  return gflops;
+}
+
+/** All threads at once: the best of several jobs of some milliseconds, whose pieces are taken by who is free. */
+async function measureTeamRoof(module: FaWasmModule, team: Team, budgetMs = 100): Promise<number> {
+  const rounds = 1 << 13;
+  const pieces = 16 * team.size;
+  const layout = { shared: {}, scratch: { params: 0 } };
+  let gflops = 0;
+  const deadline = performance.now() + budgetMs;
+  do {
+    const builder = new WorkloadBuilder(module, {}, {}, layout, team.size);
+    try {
+      for (let n = 0; n < pieces; n++) builder.chain([{ kernel: "faRoofArithmetic", words: [rounds] }]);
+      const workload = builder.build();
+      const start = performance.now();
+      await team.run(workload);
+      gflops = Math.max(gflops, (pieces * rounds * FLOPS_A_ROUND) / (performance.now() - start) / 1e6);
+    } finally {
+      builder.release();
+    }
   } while (performance.now() < deadline);
   return gflops;
 }

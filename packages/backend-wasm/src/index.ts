@@ -1,14 +1,20 @@
 /** `@fa/backend-wasm`: attention on WebAssembly SIMD, in browsers and Node. */
 import { checkOptions, refuse, show, type BackendProvider } from "@fa/core";
-import { WasmBackend } from "./backend.ts";
-import { createModule, loadBinary, supportedVariant, type Variant } from "./module.ts";
+import { countOfThreads, WasmBackend } from "./backend.ts";
+import { MAX_THREADS } from "./job.ts";
+import { compiled, createModule, newMemory, supportedVariant, type Variant } from "./module.ts";
+import { availableCores, prepareWorkers, whyNoThreads } from "./pool.ts";
+import { Team } from "./team.ts";
 
 export { createModule, loadBinary, supportedVariant } from "./module.ts";
 export type { FaModuleArg, FaWasmModule, Kernels, Variant } from "./module.ts";
 export { KERNELS } from "./kernels.ts";
 
 export interface WasmOptions {
-  /** The most threads to use. This version computes on one whatever it is. */
+  /**
+   * The most threads to compute on, at most 16; by default as many as there are cores. The results do not depend on it. Where
+   * threads cannot be had it is one, and the report says why.
+   */
   readonly threads?: number | undefined;
   /**
    * `"relaxed"` (default where the engine has it) multiplies and adds in one rounding where the machine does; `"plain"`
@@ -17,25 +23,21 @@ export interface WasmOptions {
   readonly simd?: Variant | undefined;
 }
 
-const DEVICES: Readonly<Record<Variant, string>> = {
-  relaxed: "WebAssembly relaxed SIMD, one thread",
-  plain: "WebAssembly SIMD, one thread",
-};
-
+const DEVICES: Readonly<Record<Variant, string>> = { relaxed: "WebAssembly relaxed SIMD", plain: "WebAssembly SIMD" };
 const REASONS: Readonly<Record<Variant, string>> = {
-  relaxed: "relaxed SIMD, which this engine has; one thread, as this version always takes",
-  plain: "plain SIMD; one thread, as this version always takes",
+  relaxed: "relaxed SIMD, which this engine has",
+  plain: "plain SIMD",
 };
 
 /**
- * The back end that works wherever there is WebAssembly SIMD: no network, no file, no worker, no `eval`; a page with a
- * content security policy needs `wasm-unsafe-eval`.
+ * The back end that works wherever there is WebAssembly SIMD: no network, no `eval`; a page with a content security policy
+ * needs `wasm-unsafe-eval`, and for threads cross-origin isolation.
  * @throws FaError FA_OPTION
  */
 export function wasm(options: WasmOptions = {}): BackendProvider {
   checkOptions("wasm", options, ["threads", "simd"]);
-  const { threads = 1, simd } = options;
-  if (!Number.isSafeInteger(threads) || threads < 1) {
+  const { threads, simd } = options;
+  if (threads !== undefined && (!Number.isSafeInteger(threads) || threads < 1)) {
     refuse("FA_OPTION", {
       where: "wasm(threads)",
       rule: "threads must be an integer from 1",
@@ -58,15 +60,56 @@ export function wasm(options: WasmOptions = {}): BackendProvider {
         const best = supportedVariant();
         if (simd === "relaxed" && best === "plain") return { ok: false, reason: "the engine has no relaxed SIMD" };
         const variant = simd ?? best;
-        return { ok: true, device: DEVICES[variant], reason: REASONS[variant] };
+        const { count, why } = chooseThreads(threads);
+        const device = `${DEVICES[variant]}, ${countOfThreads(count)}`;
+        return { ok: true, device, reason: `${REASONS[variant]}; ${countOfThreads(count)}, ${why}` };
       } catch (error) {
         return { ok: false, reason: (error as Error).message };
       }
     },
     async open() {
       const variant = simd ?? supportedVariant();
-      const module = await createModule({ wasmBinary: await loadBinary(variant) });
-      return new WasmBackend(module, variant, DEVICES[variant]);
+      const { count, alone } = chooseThreads(threads);
+      const memory = count > 1 ? sharedMemory() : undefined;
+      const device = (n: number, why = ""): string => `${DEVICES[variant]}, ${countOfThreads(n)}${why}`;
+      if (!memory) {
+        const why = count > 1 ? "the machine has no addresses left for shared memory" : alone;
+        const wasmModule = await compiled(variant, false);
+        const module = await createModule({ instantiateWasm: instantiating(wasmModule) });
+        return new WasmBackend(module, variant, device(1, why && ` (${why})`));
+      }
+      const [wasmModule] = await Promise.all([compiled(variant, true), prepareWorkers()]);
+      const module = await createModule({ wasmMemory: memory, instantiateWasm: instantiating(wasmModule) });
+      return new WasmBackend(module, variant, device(count), { team: new Team(module, wasmModule, count) });
     },
   };
+}
+
+interface ThreadChoice {
+  readonly count: number;
+  /** For the report. */
+  readonly why: string;
+  /** Why there is only one although more were wanted. */
+  readonly alone?: string | undefined;
+}
+
+function chooseThreads(asked: number | undefined): ThreadChoice {
+  const count = Math.min(asked ?? availableCores(), MAX_THREADS);
+  if (count === 1) return { count, why: asked === undefined ? "since there is one core" : "as asked for" };
+  const alone = whyNoThreads();
+  if (alone !== undefined) return { count: 1, why: `since ${alone}`, alone };
+  return { count, why: asked === undefined ? "one a core" : "as asked for" };
+}
+
+function sharedMemory(): WebAssembly.Memory | undefined {
+  try {
+    return newMemory(true);
+  } catch {
+    return undefined;
+  }
+}
+
+function instantiating(module: WebAssembly.Module) {
+  return async (imports: WebAssembly.Imports, receive: (instance: WebAssembly.Instance) => void): Promise<void> =>
+    receive(await WebAssembly.instantiate(module, imports));
 }

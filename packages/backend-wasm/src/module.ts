@@ -12,10 +12,13 @@ export interface Kernels {
   faForwardRows(params: number): void;
   faDecode(params: number): void;
   faBackwardPack(params: number): void;
+  faBackwardClear(params: number): void;
   faBackwardRows(params: number): void;
   faBackwardFinish(params: number): void;
   faLinear(params: number): void;
-  faLinearBackward(params: number): void;
+  faLinearGradX(params: number): void;
+  faLinearGradWeight(params: number): void;
+  faLinearGradBias(params: number): void;
   faCast(to: number, toDtype: number, from: number, fromDtype: number, elements: number): void;
   faRound(to: number, toDtype: number, fromDouble: number, elements: number): void;
   faRoofArithmetic(rounds: number): number;
@@ -37,6 +40,8 @@ type EmscriptenShape = Pick<
  */
 export interface FaWasmModule extends Readonly<EmscriptenShape>, Underscored<Kernels> {
   readonly wasmMemory: WebAssembly.Memory;
+  /** The C functions by their own names, as Emscripten gives them. */
+  readonly wasmExports: Readonly<Record<string, (...args: number[]) => unknown>>;
   /** The allocator behind `_malloc`, which says why it failed. */
   readonly arena: Arena;
 }
@@ -45,7 +50,7 @@ export interface FaWasmModule extends Readonly<EmscriptenShape>, Underscored<Ker
 export interface FaModuleArg {
   /** Bytes of the module; left out, the variant that this engine can run is loaded from the package. */
   readonly wasmBinary?: BufferSource | undefined;
-  /** Unshared, with a maximum of at most 65536 pages; left out, one is made. */
+  /** May be shared, with a maximum of at most 65536 pages; left out, one is made that is not shared. */
   readonly wasmMemory?: WebAssembly.Memory | undefined;
   /** Makes the instance itself and hands it to `receive`, as Emscripten's hook of the same name. */
   readonly instantiateWasm?:
@@ -59,12 +64,13 @@ const INITIAL_PAGES = 16;
 
 /** A `MODULARIZE`-style factory, as Emscripten makes them: each call gives a new instance with its own memory. */
 export async function createModule(moduleArg: FaModuleArg = {}): Promise<FaWasmModule> {
-  const memory = moduleArg.wasmMemory ?? new WebAssembly.Memory({ initial: INITIAL_PAGES, maximum: MAX_PAGES });
-  const instance = await instantiate(moduleArg, { env: { memory } });
+  const memory = moduleArg.wasmMemory ?? newMemory(false);
+  const instance = await instantiate(moduleArg, { env: { memory } }, isShared(memory));
   const { __heap_base: heapBase, ...functions } = instance.exports;
   const arena = new Arena(memory, (heapBase as WebAssembly.Global<"i32">).value);
   const module = {
     wasmMemory: memory,
+    wasmExports: functions,
     arena,
     _malloc: (bytes: number): number => {
       try {
@@ -86,6 +92,15 @@ export async function createModule(moduleArg: FaModuleArg = {}): Promise<FaWasmM
   return module as unknown as FaWasmModule;
 }
 
+/** Memory as the kernels take it. @throws RangeError when the machine has not the addresses for it */
+export function newMemory(shared: boolean): WebAssembly.Memory {
+  return new WebAssembly.Memory({ initial: INITIAL_PAGES, maximum: MAX_PAGES, shared });
+}
+
+function isShared({ buffer }: WebAssembly.Memory): boolean {
+  return typeof SharedArrayBuffer === "function" && (buffer as ArrayBufferLike) instanceof SharedArrayBuffer;
+}
+
 const VIEWS = {
   HEAP8: Int8Array,
   HEAP16: Int16Array,
@@ -100,41 +115,51 @@ const VIEWS = {
 function instantiate(
   { wasmBinary, instantiateWasm }: FaModuleArg,
   imports: WebAssembly.Imports,
+  shared: boolean,
 ): Promise<WebAssembly.Instance> {
   if (instantiateWasm) {
     return new Promise((resolve, reject) => {
       Promise.resolve(instantiateWasm(imports, resolve)).catch(reject);
     });
   }
-  const compiling = wasmBinary ? WebAssembly.compile(wasmBinary) : compiled(supportedVariant());
+  const compiling = wasmBinary ? WebAssembly.compile(wasmBinary) : compiled(supportedVariant(), shared);
   return compiling.then((module) => WebAssembly.instantiate(module, imports));
 }
 
-const modules = new Map<Variant, Promise<WebAssembly.Module>>();
+const modules = new Map<string, Promise<WebAssembly.Module>>();
 
 /** Compiled once for the process; a failure is forgotten, so that the next call tries again. */
-function compiled(variant: Variant): Promise<WebAssembly.Module> {
-  let module = modules.get(variant);
+export function compiled(variant: Variant, shared: boolean): Promise<WebAssembly.Module> {
+  const key = `${variant} ${shared}`;
+  let module = modules.get(key);
   if (!module) {
-    module = loadBinary(variant).then((bytes) => WebAssembly.compile(bytes));
-    module.catch(() => modules.delete(variant));
-    modules.set(variant, module);
+    module = loadBinary(variant, { shared }).then((bytes) => WebAssembly.compile(bytes));
+    module.catch(() => modules.delete(key));
+    modules.set(key, module);
   }
   return module;
 }
 
 /**
- * The bytes of a variant. They are text inside a JavaScript module, so no bundler needs to be told about a `.wasm` file, and
- * neither `fetch` nor the file system is needed; only the variant that is asked for is loaded.
+ * The bytes of a variant, for memory that is shared between threads or not. They are text inside a JavaScript module, so no
+ * bundler needs to be told about a `.wasm` file, and neither `fetch` nor the file system is needed; only the variant that is
+ * asked for is loaded.
  */
-export async function loadBinary(variant: Variant): Promise<Uint8Array<ArrayBuffer>> {
-  const { base64, length } =
+export async function loadBinary(
+  variant: Variant,
+  { shared = false }: { readonly shared?: boolean | undefined } = {},
+): Promise<Uint8Array<ArrayBuffer>> {
+  const { base64, length, memoryFlags } =
     variant === "relaxed" ? await import("./generated/relaxed.ts") : await import("./generated/plain.ts");
   const text = atob(base64);
   const bytes = new Uint8Array(length);
   for (let n = 0; n < length; n++) bytes[n] = text.charCodeAt(n);
+  if (!shared) bytes[memoryFlags] = MEMORY_HAS_MAXIMUM;
   return bytes;
 }
+
+/** Flags of a memory import that is not shared; otherwise the module is the same for both kinds of memory. */
+const MEMORY_HAS_MAXIMUM = 1;
 
 /** The best variant that this engine validates. @throws Error when it has no WebAssembly SIMD at all */
 export function supportedVariant(): Variant {

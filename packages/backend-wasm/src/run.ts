@@ -1,4 +1,4 @@
-/** Runs plans: the loops over batches, heads and blocks of rows, around one call of a kernel each. */
+/** Turns plans into workloads: chains of kernel calls over batches, heads and blocks of rows. */
 import {
   bytesPerElement,
   keepScale,
@@ -10,22 +10,27 @@ import {
   type Band,
   type CastProblem,
   type FloatDType,
+  type KernelRow,
   type LinearProblem,
+  type Plan,
+  type Problem,
   type RowStrides,
   type Tile,
 } from "@fa/core";
 import {
   BACKWARD_PARAMS,
+  BLOCK,
   DTYPE_CODES,
   FORWARD_PARAMS,
+  LINEAR_BLOCK,
   LINEAR_PARAMS,
   PART,
   sizeOf,
   writeFields,
-  type Fields,
   type Values,
 } from "./abi.ts";
 import type { FaWasmModule } from "./module.ts";
+import { bytesOf, WorkloadBuilder, type Call, type Layout, type Workload } from "./workload.ts";
 import {
   backwardPieces,
   biasGradient,
@@ -35,162 +40,499 @@ import {
   linearPieces,
   LINEAR_DEPTH,
   totalBytes,
+  type BiasGradient,
   type Pieces,
 } from "./workspace.ts";
 
 /** Address of each tensor of the call; a tensor that is not there is undefined. */
 export type Addresses = Readonly<Record<string, number | undefined>>;
 
-export function runForward(module: FaWasmModule, problem: AttentionProblem, tile: Tile, tensors: Addresses): void {
-  const { B, H, Hkv, Sq } = problem;
+/** Panels that are there at a time, for several threads; one thread packs head by head. */
+const WAVE_BYTES = 64 * 2 ** 20;
+
+/** Bytes beside the tensors that a kernel takes on so many threads. */
+export function workspaceBytes(kernel: KernelRow, problem: Problem, tile: Tile, threads: number): number {
+  switch (problem.op) {
+    case "attention":
+      return bytesOf((isDecode(kernel) ? decodeLayout : forwardLayout)(problem, tile, threads), threads);
+    case "attentionBackward":
+      return bytesOf(backwardLayout(problem, tile, threads), threads);
+    case "linear":
+    case "linearBackward":
+      return bytesOf(linearLayout(problem, tile), threads);
+    case "cast":
+      return bytesOf(CAST_LAYOUT, threads);
+  }
+}
+
+/**
+ * The work of a plan for so many threads. How many they are changes no bit of the results: what is cut is cut by the
+ * problem alone, or cut so that no sum is.
+ * @throws FaError FA_OUT_OF_MEMORY
+ */
+export function prepare(
+  module: FaWasmModule,
+  { kernel, problem, tile }: Plan,
+  tensors: Addresses,
+  threads: number,
+): Workload {
+  switch (problem.op) {
+    case "attention":
+      return (isDecode(kernel) ? prepareDecode : prepareForward)(module, problem, tile, tensors, threads);
+    case "attentionBackward":
+      return prepareBackward(module, problem, tile, tensors, threads);
+    case "linear":
+    case "linearBackward":
+      return prepareLinear(module, problem, tile, tensors, threads);
+    case "cast":
+      return prepareCast(module, problem, tensors, threads);
+  }
+}
+
+/** The rows for few query rows are the only ones that say how many they take. */
+const isDecode = ({ maxRows }: KernelRow): boolean => maxRows !== undefined;
+
+/** Pieces of each (batch, key head) of a wave, one set after the other, and how many sets there are. */
+interface Panels {
+  readonly panels: Pieces;
+  readonly perWave: number;
+}
+
+function split(pieces: Pieces, names: readonly string[]): [picked: Pieces, rest: Pieces] {
+  const picked = (name: string): boolean => names.includes(name);
+  const entries = Object.entries(pieces);
+  return [
+    Object.fromEntries(entries.filter(([name]) => picked(name))),
+    Object.fromEntries(entries.filter(([name]) => !picked(name))),
+  ];
+}
+
+/** @param own names of the pieces of a (batch, key head)  @param few names of those that are there once */
+function waveLayout(
+  pieces: Pieces,
+  own: readonly string[],
+  few: readonly string[],
+  { B, Hkv }: AttentionProblem,
+  threads: number,
+): Layout & Panels {
+  const [panels, others] = split(pieces, own);
+  const [once, scratch] = split(others, few);
+  const bytes = totalBytes(panels);
+  const perWave = threads === 1 ? 1 : Math.max(1, Math.min(B * Hkv, Math.floor(WAVE_BYTES / bytes)));
+  return { shared: { ...once, panels: perWave * bytes }, scratch: scratch as Layout["scratch"], panels, perWave };
+}
+
+function forwardLayout(problem: AttentionProblem, tile: Tile, threads: number): Layout & Panels {
+  const pieces = forwardPieces(problem, tile);
+  return waveLayout(pieces, ["kColumns", "vPanels", "vFinite"], ["slopes", "sinks"], problem, threads);
+}
+
+/** A (batch, key head), where its panels are, and the heads of its group. */
+interface KeyHead {
+  readonly b: number;
+  readonly hkv: number;
+  readonly heads: readonly number[];
+  readonly pointers: Values;
+}
+
+function* waves({ B, H, Hkv }: AttentionProblem, { panels, perWave }: Panels, address: number): Generator<KeyHead[]> {
   const group = H / Hkv;
-  withWorkspace(module, forwardPieces(problem, tile), ({ params, slopes, sinks, ...pointers }) => {
-    const write = writer(module, params, FORWARD_PARAMS);
+  const bytes = totalBytes(panels);
+  for (let begin = 0; begin < B * Hkv; begin += perWave) {
+    yield Array.from({ length: Math.min(perWave, B * Hkv - begin) }, (_, n) => {
+      const [b, hkv] = [Math.floor((begin + n) / Hkv), (begin + n) % Hkv];
+      const heads = Array.from({ length: group }, (__, g) => hkv * group + g);
+      return { b, hkv, heads, pointers: layOut(panels, address + n * bytes) };
+    });
+  }
+}
+
+/** Blocks of rows, the last first: where causal makes them unequal, the longest. */
+function blocksOf({ Sq }: AttentionProblem, tile: Tile): number[] {
+  return Array.from({ length: Math.ceil(Sq / tile.q) }, (_, n) => n * tile.q).toReversed();
+}
+
+/** Key ranges for the end of a struct, whole tiles, enough of them that all threads find one. */
+function keyRanges({ Skv }: AttentionProblem, tile: Tile, keyHeads: number, threads: number): number[][] {
+  const tiles = Math.ceil(Skv / tile.kv);
+  const ranges = threads === 1 ? 1 : Math.min(tiles, Math.ceil((2 * threads) / keyHeads));
+  const unit = Math.ceil(tiles / ranges) * tile.kv || 1;
+  return Array.from({ length: Math.ceil(Skv / unit) }, (_, n) => {
+    return blockWords({ keyBegin: n * unit, keyEnd: Math.min((n + 1) * unit, Skv) });
+  });
+}
+
+function prepareForward(
+  module: FaWasmModule,
+  problem: AttentionProblem,
+  tile: Tile,
+  tensors: Addresses,
+  threads: number,
+): Workload {
+  const layout = forwardLayout(problem, tile, threads);
+  return built(new WorkloadBuilder(module, FORWARD_PARAMS, BLOCK, layout, threads), (builder) => {
+    const { slopes, sinks, panels } = builder.shared;
     const at = rowAddresses(problem, tensors);
-    const head = headFields(module, problem, tensors, { slopes: slopes, sinks: sinks });
-    write({ ...sizeFields(problem, tile), ...pointers });
-    for (let b = 0; b < B; b++) {
-      for (let hkv = 0; hkv < Hkv; hkv++) {
-        write({ k: at("k", b, hkv), v: at("v", b, hkv) });
-        module._faForwardPack(params);
-        for (let h = hkv * group; h < (hkv + 1) * group; h++) {
-          write({ ...head(b, h), q: at("q", b, h), out: at("out", b, h), lse: lseAddress(problem, tensors, b, h) });
-          for (let row = 0; row < Sq; row += tile.q) {
-            write(block(problem, row, Math.min(tile.q, Sq - row)));
-            module._faForwardRows(params);
-          }
-        }
+    const head = headFields(module, problem, tensors, { slopes, sinks });
+    const sizes = sizeFields(problem, tile);
+    const rows = blocksOf(problem, tile).map((row) => block(problem, row, tile));
+    for (const wave of waves(problem, layout, panels)) {
+      const structs = wave.map(({ b, hkv, heads, pointers }) =>
+        heads.map((h) => {
+          const tensorsOfHead = { q: at("q", b, h), k: at("k", b, hkv), v: at("v", b, hkv), out: at("out", b, h) };
+          const lse = lseAddress(problem, tensors, b, h);
+          return builder.struct(sizes, builder.scratch, pointers, head(b, h), tensorsOfHead, { lse });
+        }),
+      );
+      builder.barrier();
+      for (const [struct] of structs) {
+        for (const words of keyRanges(problem, tile, wave.length, threads))
+          builder.chain([{ kernel: "faForwardPack", struct, words }]);
+      }
+      builder.barrier();
+      for (const struct of structs.flat()) {
+        for (const words of rows) builder.chain([{ kernel: "faForwardRows", struct, words }]);
       }
     }
   });
 }
 
+function decodeLayout(problem: AttentionProblem, tile: Tile): Layout {
+  const [shared, scratch] = split(decodePieces(problem, tile), ["slopes", "sinks"]);
+  return { shared, scratch: scratch as Layout["scratch"] };
+}
+
 /** Few query rows: one call for all heads of a group. */
-export function runDecode(module: FaWasmModule, problem: AttentionProblem, tile: Tile, tensors: Addresses): void {
+function prepareDecode(
+  module: FaWasmModule,
+  problem: AttentionProblem,
+  tile: Tile,
+  tensors: Addresses,
+  threads: number,
+): Workload {
   const { B, H, Hkv, Sq, program } = problem;
   const heads = H / Hkv;
   const { q, out } = stridesOf(problem);
-  withWorkspace(module, decodePieces(problem, tile), ({ params, slopes, sinks, ...pointers }) => {
-    const write = writer(module, params, FORWARD_PARAMS);
+  const layout = decodeLayout(problem, tile);
+  return built(new WorkloadBuilder(module, FORWARD_PARAMS, BLOCK, layout, threads), (builder) => {
+    const { slopes, sinks } = builder.shared;
     const at = rowAddresses(problem, tensors);
     const head = headFields(module, problem, tensors, { slopes, sinks });
     const alibi = step(program, "alibi");
-    write({ ...sizeFields(problem, tile), ...pointers, ...block(problem, 0, Sq), heads });
-    write({
+    const sizes = {
+      ...sizeFields(problem, tile),
+      heads,
       qHeadStride: q.head,
       outHeadStride: out.head,
       biasHeadStride: step(program, "bias")?.operand.strides[1] ?? 0,
       maskHeadStride: step(program, "visibility")?.mask?.strides[1] ?? 0,
-    });
+    };
+    const words = block(problem, 0, { ...tile, q: Sq });
     for (let b = 0; b < B; b++) {
       for (let hkv = 0; hkv < Hkv; hkv++) {
         const h = hkv * heads;
-        write({ ...head(b, h), q: at("q", b, h), k: at("k", b, hkv), v: at("v", b, hkv) });
-        write({ out: at("out", b, h), lse: lseAddress(problem, tensors, b, h) });
-        write({
+        const tensorsOfHead = { q: at("q", b, h), k: at("k", b, hkv), v: at("v", b, hkv), out: at("out", b, h) };
+        const lse = lseAddress(problem, tensors, b, h);
+        const values = {
           slopes: alibi ? slopes + (alibi.perBatch ? b * H + h : h) * 4 : 0,
           sinks: step(program, "sinks") ? sinks + h * 4 : 0,
-        });
-        module._faDecode(params);
+        };
+        const struct = builder.struct(sizes, builder.scratch, head(b, h), tensorsOfHead, { lse }, values);
+        builder.chain([{ kernel: "faDecode", struct, words }]);
       }
     }
   });
 }
 
-export function runBackward(module: FaWasmModule, problem: AttentionProblem, tile: Tile, tensors: Addresses): void {
-  const { B, H, Hkv, Sq, program } = problem;
-  const group = H / Hkv;
-  const sinkStep = step(program, "sinks");
-  const bias = biasGradient(problem);
-  withWorkspace(module, backwardPieces(problem, tile), (work) => {
-    const { params, slopes, sinks, dsinks, dbias: dbiasWork, ...pointers } = work;
-    const write = writer(module, params, BACKWARD_PARAMS);
+/** Chains that the backward pass of a problem should have at least, so that threads find work and share it evenly. */
+const BACKWARD_CHAINS = 16;
+/** What the parts of dk and dv of one key head may take together. */
+const PARTS_BYTES = 32 * 2 ** 20;
+
+/**
+ * Into how many parts the query rows of a (batch, key head) are cut, each with a dk and dv of its own. It decides the order
+ * of sums, so it depends on nothing but the problem.
+ */
+function backwardParts({ B, H, Hkv, Sq }: AttentionProblem, tile: Tile, { dkAcc, dvAcc }: Pieces): number {
+  const wanted = Math.ceil(BACKWARD_CHAINS / Math.max(1, B * Hkv));
+  const blocks = (Math.ceil(Sq / tile.q) * H) / Hkv;
+  return Math.max(1, Math.min(wanted, Math.floor(blocks / 4), Math.floor(PARTS_BYTES / (dkAcc + dvAcc + 1))));
+}
+
+interface BackwardLayout extends Layout, Panels {
+  readonly parts: number;
+  /** Bytes of one part. */
+  readonly dkPart: number;
+  readonly dvPart: number;
+  /** Elements of the sums of dbias of one (batch, head) and part, where each has its own. */
+  readonly ownBias: number;
+}
+
+/** Sums that each (batch, head) and part keeps for itself; what they are of is also there when there is no batch. */
+function sumsOf({ B, H }: AttentionProblem, parts: number): number {
+  return Math.max(B, 1) * Math.max(H, 1) * parts;
+}
+
+/** What each (batch, head) and part sums for itself, float64, to be added up in order at the end. */
+function ownBiasElements(bias: BiasGradient | undefined): number {
+  return bias?.double ? bias.operand.shape[2] * bias.operand.shape[3] : 0;
+}
+
+function backwardLayout(problem: AttentionProblem, tile: Tile, threads: number): BackwardLayout {
+  const pieces = backwardPieces(problem, tile);
+  const parts = backwardParts(problem, tile, pieces);
+  const ownBias = ownBiasElements(biasGradient(problem));
+  const sums = sumsOf(problem, parts);
+  const all: Pieces = {
+    ...pieces,
+    dkAcc: parts * pieces.dkAcc,
+    dvAcc: parts * pieces.dvAcc,
+    dsinks: pieces.dsinks > 0 ? sums * 8 : 0,
+    dbias: ownBias > 0 ? sums * ownBias * 8 : pieces.dbias,
+  };
+  const own = ["kColumns", "vColumns", "kPanels", "kFinite", "dkAcc", "dvAcc"];
+  const layout = waveLayout(all, own, ["slopes", "sinks", "dsinks", "dbias"], problem, threads);
+  return { ...layout, parts, dkPart: pieces.dkAcc, dvPart: pieces.dvAcc, ownBias };
+}
+
+/**
+ * Chains of a (batch, key head): packing, then the parts of its query rows, then adding up dk and dv.
+ *
+ * A dbias that is as large as the scores and shared by several heads or batches is summed where it lies. There a part begins a
+ * block of rows only when the head before is done with it, so that sums keep their order.
+ */
+function prepareBackward(
+  module: FaWasmModule,
+  problem: AttentionProblem,
+  tile: Tile,
+  tensors: Addresses,
+  threads: number,
+): Workload {
+  const { H, Hkv } = problem;
+  const layout = backwardLayout(problem, tile, threads);
+  const { parts, dkPart, dvPart, ownBias } = layout;
+  return built(new WorkloadBuilder(module, BACKWARD_PARAMS, BLOCK, layout, threads), (builder) => {
+    const { slopes, sinks, dsinks, dbias: dbiasWork, panels } = builder.shared;
     const at = rowAddresses(problem, tensors);
-    const head = headFields(module, problem, tensors, { slopes: slopes, sinks: sinks });
+    const head = headFields(module, problem, tensors, { slopes, sinks });
+    const sinkStep = step(problem.program, "sinks");
+    const bias = biasGradient(problem);
     const dbias = bias?.inPlace ? tensors.dbias! : dbiasWork;
-    const dbiasBytes = bias?.double ? 8 : 4;
-    if (bias) module.HEAPU8.fill(0, dbias, dbias + bias.elements * dbiasBytes);
-    if (sinkStep) module.HEAPU8.fill(0, dsinks, dsinks + H * 8);
-    const gradientFields = (b: number, h: number): Values => ({
-      dsink: sinkStep ? dsinks + h * 8 : 0,
-      dbias: bias ? dbias + (b * bias.operand.strides[0] + h * bias.operand.strides[1]) * dbiasBytes : 0,
-    });
-
-    write({
+    const sums = sumsOf(problem, parts);
+    if (bias) clear(module, dbias, ownBias > 0 ? sums * ownBias * 8 : bias.elements * 4);
+    if (sinkStep) clear(module, dsinks, sums * 8);
+    const [, , biasRowStride = 0, biasKeyStride = 0] = bias?.operand.strides ?? [];
+    const sizes = {
       ...sizeFields(problem, tile),
-      ...pointers,
       dbiasDouble: bias?.double ? 1 : 0,
-      dbiasRowStride: bias?.operand.strides[2] ?? 0,
-      dbiasKeyStride: bias?.operand.strides[3] ?? 0,
-    });
-    for (let b = 0; b < B; b++) {
-      for (let hkv = 0; hkv < Hkv; hkv++) {
-        write({ k: at("k", b, hkv), v: at("v", b, hkv), dk: at("dk", b, hkv), dv: at("dv", b, hkv) });
-        module._faBackwardPack(params);
-        for (let h = hkv * group; h < (hkv + 1) * group; h++) {
-          write({
-            ...head(b, h),
-            ...gradientFields(b, h),
-            q: at("q", b, h),
-            dq: at("dq", b, h),
-            out: at("out", b, h),
-            dout: at("dout", b, h),
-            lse: lseAddress(problem, tensors, b, h),
-          });
-          for (let row = 0; row < Sq; row += tile.q) {
-            write(block(problem, row, Math.min(tile.q, Sq - row)));
-            module._faBackwardRows(params);
-          }
-        }
-        module._faBackwardFinish(params);
+      dbiasRowStride: biasRowStride,
+      dbiasKeyStride: biasKeyStride,
+      parts,
+      dkPart: dkPart / 4,
+      dvPart: dvPart / 4,
+    };
+    const sumFields = (b: number, h: number, part: number): Values => {
+      const sum = (b * H + h) * parts + part;
+      const own = ownBias > 0 ? sum * ownBias * 8 : biasOffset(bias, b, h) * 4;
+      return { dsink: sinkStep ? dsinks + sum * 8 : 0, dbias: bias ? dbias + own : 0 };
+    };
+    const all = blocksOf(problem, tile).map((row) => block(problem, row, tile));
+    const rows = Array.from({ length: parts }, (_, part) => all.filter((__, n) => n % parts === part));
+    const order = ownBias > 0 ? undefined : sharedBiasOrder(problem, bias);
+    /** The chain of each (batch, key head) and part. */
+    const chains: number[][] = [];
+
+    for (const wave of waves(problem, layout, panels)) {
+      const structs = wave.map(({ b, hkv, heads, pointers }) =>
+        rows.map((_, part) =>
+          heads.map((h) => {
+            const { dkAcc, dvAcc } = pointers;
+            const rowTensors = { q: at("q", b, h), dq: at("dq", b, h), out: at("out", b, h), dout: at("dout", b, h) };
+            const keyTensors = { k: at("k", b, hkv), v: at("v", b, hkv), dk: at("dk", b, hkv), dv: at("dv", b, hkv) };
+            const lse = lseAddress(problem, tensors, b, h);
+            const ownParts = { dkAcc: dkAcc + part * dkPart, dvAcc: dvAcc + part * dvPart };
+            const pointersOfPart = { ...pointers, ...ownParts, ...sumFields(b, h, part) };
+            return builder.struct(sizes, builder.scratch, head(b, h), rowTensors, keyTensors, { lse }, pointersOfPart);
+          }),
+        ),
+      );
+      const ranges = keyRanges(problem, tile, wave.length, threads);
+      const overKeys = (kernel: "faBackwardPack" | "faBackwardFinish"): void => {
+        builder.barrier();
+        for (const [[struct]] of structs) for (const words of ranges) builder.chain([{ kernel, struct, words }]);
+      };
+      overKeys("faBackwardPack");
+      builder.barrier();
+      for (const [n, { b, hkv }] of wave.entries()) {
+        const before = order?.before(b, hkv);
+        chains[b * Hkv + hkv] = structs[n].map((ofHeads, part) => {
+          const blocks = rows[part];
+          const ofRows = ofHeads.flatMap((struct, g) =>
+            blocks.map((words, r): Call => {
+              if (before === undefined) return { kernel: "faBackwardRows", struct, words };
+              // After clearing, and that block of the head before.
+              const calls = 1 + (order!.acrossHeads ? ofHeads.length - 1 : g) * blocks.length + r + 1;
+              return { kernel: "faBackwardRows", struct, words, after: { chain: chains[before][part], calls } };
+            }),
+          );
+          return builder.chain([{ kernel: "faBackwardClear", struct: ofHeads[0], words: [] }, ...ofRows]);
+        });
+      }
+      overKeys("faBackwardFinish");
+    }
+
+    return () => {
+      if (sinkStep) {
+        const each = module.HEAPF64.subarray(dsinks / 8, dsinks / 8 + sums);
+        addUp(each, parts, (_, h) => h, problem, 1);
+        module._faRound(tensors.dsinks!, DTYPE_CODES[sinkStep.dtype], dsinks, H);
+      }
+      if (!bias || bias.inPlace) return;
+      const dtype = DTYPE_CODES[bias.dtype];
+      if (ownBias > 0) {
+        const each = module.HEAPF64.subarray(dbias / 8, dbias / 8 + sums * ownBias);
+        addUp(each, parts, (b, h) => biasOffset(bias, b, h) / ownBias, problem, ownBias);
+        module._faRound(tensors.dbias!, dtype, dbias, bias.elements);
+      } else module._faCast(tensors.dbias!, dtype, dbias, DTYPE_CODES.float32, bias.elements);
+    };
+  });
+}
+
+function biasOffset(bias: BiasGradient | undefined, b: number, h: number): number {
+  return bias ? b * bias.operand.strides[0] + h * bias.operand.strides[1] : 0;
+}
+
+/**
+ * Which (batch, key head) comes before another on the same dbias, and whether that is another head of the same batch.
+ * Undefined where each (batch, head) has a dbias of its own.
+ */
+function sharedBiasOrder({ B, H, Hkv }: AttentionProblem, bias: BiasGradient | undefined) {
+  const acrossBatches = bias !== undefined && B > 1 && bias.operand.shape[0] === 1;
+  const acrossHeads = bias !== undefined && H > 1 && bias.operand.shape[1] === 1;
+  if (!acrossBatches && !acrossHeads) return undefined;
+  const before = (b: number, hkv: number): number | undefined => {
+    const n = b * Hkv + hkv;
+    if (acrossHeads) return (acrossBatches ? n : hkv) > 0 ? n - 1 : undefined;
+    return b > 0 ? n - Hkv : undefined;
+  };
+  return { acrossHeads, before };
+}
+
+/**
+ * Adds up the sums of each (batch, head) and part, in that order, at the places that `target` names, in place: a target is
+ * never behind what is still to be read.
+ */
+function addUp(
+  each: Float64Array,
+  parts: number,
+  target: (b: number, h: number) => number,
+  { B, H }: AttentionProblem,
+  length: number,
+): void {
+  const seen = new Set<number>();
+  for (let b = 0; b < B; b++) {
+    for (let h = 0; h < H; h++) {
+      const to = target(b, h);
+      for (let part = 0; part < parts; part++) {
+        const from = (b * H + h) * parts + part;
+        if (!seen.has(to)) each.copyWithin(to * length, from * length, (from + 1) * length);
+        else for (let n = 0; n < length; n++) each[to * length + n] += each[from * length + n];
+        seen.add(to);
       }
     }
-
-    if (sinkStep) module._faRound(tensors.dsinks!, DTYPE_CODES[sinkStep.dtype], dsinks, H);
-    if (bias && !bias.inPlace) {
-      const dtype = DTYPE_CODES[bias.dtype];
-      if (bias.double) module._faRound(tensors.dbias!, dtype, dbias, bias.elements);
-      else module._faCast(tensors.dbias!, dtype, dbias, DTYPE_CODES.float32, bias.elements);
-    }
-  });
-}
-
-export function runLinear(module: FaWasmModule, problem: LinearProblem, tile: Tile, tensors: Addresses): void {
-  const { op, M, N, K, split } = problem;
-  const forward = op === "linear";
-  withWorkspace(module, linearPieces(problem, tile), ({ params, ...pointers }) => {
-    split.forEach((width, n) => {
-      const data = tensors[forward ? `y${n}` : `dy${n}`]!;
-      writeFields(module.wasmMemory, pointers.y + n * sizeOf(PART), PART, { data, width });
-    });
-    const { x, weight, bias = 0, dx = 0, dweight = 0, dbias = 0 } = tensors;
-    const write = writer(module, params, LINEAR_PARAMS);
-    write({ M, N, K, Mc: tile.q, Nc: tile.kv, Kc: LINEAR_DEPTH, parts: split.length });
-    write({ dtype: DTYPE_CODES[problem.dtype], x: x!, weight: weight!, bias, dx, dweight, dbias, ...pointers });
-    if (forward) module._faLinear(params);
-    else module._faLinearBackward(params);
-  });
-}
-
-export function runCast(module: FaWasmModule, { dtype, resultDType, elements }: CastProblem, tensors: Addresses): void {
-  const [from, to] = [DTYPE_CODES[dtype], DTYPE_CODES[resultDType]];
-  module._faCast(tensors.y!, to, tensors.x!, from, elements);
-}
-
-/** Calls `use` with the address of each piece, in memory that is given back afterwards. */
-function withWorkspace(module: FaWasmModule, pieces: Pieces, use: (addresses: Values) => void): void {
-  const address = module.arena.allocate(totalBytes(pieces));
-  try {
-    use(layOut(pieces, address));
-  } finally {
-    module.arena.free(address);
   }
 }
 
-/** Writes to a struct that starts out as zeros: every step off, every pointer null. */
-function writer(module: FaWasmModule, params: number, fields: Fields): (values: Values) => void {
-  module.HEAPU8.fill(0, params, params + sizeOf(fields));
-  return (values) => writeFields(module.wasmMemory, params, fields, values);
+function linearLayout(problem: LinearProblem, tile: Tile): Layout {
+  const [shared, scratch] = split(linearPieces(problem, tile), ["y"]);
+  return { shared, scratch: scratch as Layout["scratch"] };
+}
+
+/** No call should take much longer than the calling thread may keep other events waiting. */
+const FLOPS_PER_CALL = 2 ** 28;
+
+function prepareLinear(
+  module: FaWasmModule,
+  problem: LinearProblem,
+  tile: Tile,
+  tensors: Addresses,
+  threads: number,
+): Workload {
+  const { op, M, N, K, split: widths } = problem;
+  const forward = op === "linear";
+  const layout = linearLayout(problem, tile);
+  return built(new WorkloadBuilder(module, LINEAR_PARAMS, LINEAR_BLOCK, layout, threads), (builder) => {
+    const { y } = builder.shared;
+    widths.forEach((width, n) => {
+      const data = tensors[forward ? `y${n}` : `dy${n}`]!;
+      writeFields(module.wasmMemory, y + n * sizeOf(PART), PART, { data, width });
+    });
+    const { x, weight, bias = 0, dx = 0, dweight = 0, dbias = 0 } = tensors;
+    const sizes = { M, N, K, Mc: tile.q, Nc: tile.kv, Kc: LINEAR_DEPTH, parts: widths.length };
+    const pointers = { dtype: DTYPE_CODES[problem.dtype], x: x!, weight: weight!, bias, y, dx, dweight, dbias };
+    const struct = builder.struct(sizes, pointers, builder.scratch);
+
+    /** A product by blocks: columns first, since packing a block of columns is done once for all its rows. */
+    const product = (kernel: Call["kernel"], rows: number, columns: number, depth: number): void => {
+      if (threads === 1) {
+        builder.chain([{ kernel, struct, words: [0, rows, 0, columns] }]);
+        return;
+      }
+      const columnBlocks = Math.ceil(columns / tile.kv);
+      const enough = Math.ceil((4 * threads) / columnBlocks);
+      const small = Math.ceil((2 * rows * tile.kv * depth) / FLOPS_PER_CALL);
+      const rowStep = Math.ceil(Math.ceil(rows / Math.max(enough, small)) / tile.q) * tile.q;
+      for (let column = 0; column < columns; column += tile.kv) {
+        for (let row = 0; row < rows; row += rowStep) {
+          const words = [row, Math.min(row + rowStep, rows), column, Math.min(column + tile.kv, columns)];
+          builder.chain([{ kernel, struct, words }]);
+        }
+      }
+    };
+    if (forward) product("faLinear", M, N, K);
+    else {
+      product("faLinearGradX", M, K, N);
+      product("faLinearGradWeight", N, K, M);
+      const width = threads === 1 ? N : tile.kv;
+      for (let n = 0; n < N; n += width)
+        builder.chain([{ kernel: "faLinearGradBias", struct, words: [0, 1, n, Math.min(n + width, N)] }]);
+    }
+  });
+}
+
+const CAST_LAYOUT: Layout = { shared: {}, scratch: { params: 0 } };
+/** Elements of a call, for several threads: some hundred microseconds. */
+const CAST_STEP = 2 ** 18;
+
+function prepareCast(
+  module: FaWasmModule,
+  { dtype, resultDType, elements }: CastProblem,
+  tensors: Addresses,
+  threads: number,
+): Workload {
+  return built(new WorkloadBuilder(module, {}, {}, CAST_LAYOUT, threads), (builder) => {
+    const [from, to] = [DTYPE_CODES[dtype], DTYPE_CODES[resultDType]];
+    const [fromBytes, toBytes] = [bytesPerElement(dtype), bytesPerElement(resultDType)];
+    const most = threads === 1 ? elements || 1 : CAST_STEP;
+    for (let n = 0; n < elements; n += most) {
+      const [target, source] = [tensors.y! + n * toBytes, tensors.x! + n * fromBytes];
+      builder.chain([{ kernel: "faCast", words: [target, to, source, from, Math.min(most, elements - n)] }]);
+    }
+  });
+}
+
+/** A workload that has its memory back if filling it fails. `fill` gives what is to be done at the end. */
+function built(builder: WorkloadBuilder, fill: (builder: WorkloadBuilder) => (() => void) | void): Workload {
+  try {
+    return builder.build(fill(builder) ?? undefined);
+  } catch (error) {
+    builder.release();
+    throw error;
+  }
+}
+
+function clear(module: FaWasmModule, address: number, bytes: number): void {
+  module.HEAPU8.fill(0, address, address + bytes);
 }
 
 function sizeFields(problem: AttentionProblem, tile: Tile): Values {
@@ -297,7 +639,13 @@ function bandOf({ program }: AttentionProblem): Band {
   return step(program, "visibility")?.band ?? { lo: -Infinity, hi: Infinity };
 }
 
-function block(problem: AttentionProblem, rowBegin: number, rowCount: number): Values {
+/** A block of rows, and the keys that it sees, for the end of a struct. */
+function block(problem: AttentionProblem, rowBegin: number, tile: Tile): number[] {
+  const rowCount = Math.min(tile.q, problem.Sq - rowBegin);
   const { begin, fullBegin, fullEnd, end } = keyRange(bandOf(problem), rowBegin, rowBegin + rowCount, problem.Skv);
-  return { rowBegin, rowCount, keyBegin: begin, fullBegin, fullEnd, keyEnd: end };
+  return blockWords({ rowBegin, rowCount, keyBegin: begin, fullBegin, fullEnd, keyEnd: end });
+}
+
+function blockWords(values: Values): number[] {
+  return Object.keys(BLOCK).map((name) => values[name] ?? 0);
 }

@@ -1,122 +1,17 @@
 import {
   attentionProblem,
-  bytesPerElement,
   createAttention,
-  decode,
-  encode,
   linearProblem,
-  outShape,
-  plan,
   reference,
-  type AttentionOptionsOf,
-  type AttentionProblem,
   type Backend,
   type DeviceBuffer,
-  type DType,
-  type Plan,
-  type Problem,
   type TensorSpec,
 } from "@fa/core";
 import { describe, expect, test } from "vitest";
 import { wasm, createModule, loadBinary } from "../src/index.ts";
 import { WasmBackend } from "../src/backend.ts";
+import { compute, planFor, randomCase, type Case, type Tensors } from "./problems.ts";
 import { openVariant, random, variants } from "./variants.ts";
-
-type Tensors = Record<string, { readonly dtype: DType; readonly values: ArrayLike<number> }>;
-
-const count = (shape: readonly number[]): number => shape.reduce((product, size) => product * size, 1);
-
-function planFor(backend: Backend, problem: Problem): Plan {
-  const made = plan(problem, backend.capabilities, backend.kernels);
-  if (!made.ok) throw new Error(made.reasons.map(({ reason }) => reason).join("; "));
-  return made;
-}
-
-/** Runs a problem with results of the given sizes, filled with rubbish before. */
-async function compute(
-  backend: Backend,
-  problem: Problem,
-  inputs: Tensors,
-  results: Readonly<Record<string, { readonly dtype: DType; readonly length: number }>>,
-): Promise<Record<string, Float64Array>> {
-  const bindings: Record<string, DeviceBuffer> = {};
-  for (const [name, { dtype, values }] of Object.entries(inputs)) {
-    const bytes = encode(dtype, values);
-    bindings[name] = backend.allocate(bytes.length, bytes);
-  }
-  for (const [name, { dtype, length }] of Object.entries(results)) {
-    const bytes = length * bytesPerElement(dtype);
-    bindings[name] = backend.allocate(bytes, new Uint8Array(bytes).fill(0xff));
-  }
-  await backend.run(planFor(backend, problem), bindings);
-  const numbers: Record<string, Float64Array> = {};
-  for (const [name, { dtype }] of Object.entries(results)) {
-    numbers[name] = decode(dtype, await backend.read(bindings[name]));
-  }
-  for (const buffer of Object.values(bindings)) backend.free(buffer);
-  return numbers;
-}
-
-interface Case {
-  readonly forward: AttentionProblem;
-  readonly backward: AttentionProblem;
-  readonly inputs: Tensors;
-  readonly dout: ArrayLike<number>;
-}
-
-const pick = <T>(next: () => number, ...choices: T[]): T => choices[Math.floor(((next() + 1) / 2) * choices.length)];
-
-/** A random problem. With `poison`, some q, k, v and dout hold NaN and infinities, and something is always hidden. */
-function randomCase(seed: number, poison: boolean): Case {
-  const next = random(seed);
-  for (let n = 0; n < 8; n++) next();
-  const [B, Hkv, group] = [pick(next, 1, 2), pick(next, 1, 2), pick(next, 1, 3)];
-  const H = Hkv * group;
-  const [Sq, Skv] = [pick(next, 1, 7, 33, 101, 130), pick(next, 1, 5, 24, 97, 150)];
-  const [D, Dv] = [pick(next, 1, 3, 8, 24, 40, 64), pick(next, 1, 5, 16, 31, 64)];
-  const layout = pick<"bhsd" | "bshd">(next, "bhsd", "bshd");
-  const shape = (heads: number, rows: number, dim: number): number[] =>
-    layout === "bhsd" ? [B, heads, rows, dim] : [B, rows, heads, dim];
-  const broadcast = (): number[] => [pick(next, 1, B), pick(next, 1, H), pick(next, 1, Sq), pick(next, 1, Skv)];
-  const specs = {
-    q: { shape: shape(H, Sq, D), dtype: "float32" },
-    k: { shape: shape(Hkv, Skv, D), dtype: "float32" },
-    v: { shape: shape(Hkv, Skv, Dv), dtype: "float32" },
-  } as const;
-  const some = (probability: number): boolean => (next() + 1) / 2 < probability;
-  const optional: Record<string, TensorSpec> = {};
-  if (some(0.4)) optional.bias = { shape: broadcast(), dtype: "float32" };
-  if (some(0.4)) optional.mask = { shape: broadcast(), dtype: "bool" };
-  if (some(0.3)) optional.alibiSlopes = { shape: pick(next, [H], [B, H]), dtype: "float32" };
-  if (some(0.3)) optional.sinks = { shape: [H], dtype: "float32" };
-  const options: AttentionOptionsOf<TensorSpec> = {
-    ...optional,
-    layout,
-    causal: poison && !optional.mask ? true : pick<boolean | "top-left">(next, false, true, "top-left"),
-    ...(some(0.3) && { window: [pick(next, -1, 0, 20), pick(next, -1, 0, 9)] as const }),
-    ...(some(0.3) && { softcap: 2 }),
-    ...(some(0.3) && { dropout: { p: pick(next, 0.3, 0.9, 1), seed: seed * 7919, offset: 3 } }),
-    ...(some(0.7) && { blockSize: { q: pick(next, 1, 5, 16, 50, 200), kv: pick(next, 1, 3, 8, 30, 48, 200) } }),
-  };
-  const numbers = (spec: TensorSpec): number[] => Array.from({ length: count(spec.shape) }, next);
-  const inputs: Tensors = {};
-  for (const [name, spec] of Object.entries<TensorSpec>({ ...specs, ...optional })) {
-    const values = numbers(spec);
-    if (spec.dtype === "bool") values.forEach((x, n) => (values[n] = x > -0.2 ? 1 : 0));
-    // Small, since distances are large where Skv < Sq and float32 scores of that size lose digits.
-    if (name === "alibiSlopes") values.forEach((x, n) => (values[n] = x / 20));
-    inputs[name] = { dtype: spec.dtype, values };
-  }
-  const forward = attentionProblem(specs, options);
-  const dout = numbers({ shape: outShape(forward), dtype: "float32" });
-  if (poison) {
-    const targets = [inputs.q.values, inputs.k.values, inputs.v.values, dout] as number[][];
-    for (const values of targets) {
-      if (some(0.5)) values[Math.floor(((next() + 1) / 2) * values.length)] = pick(next, NaN, Infinity, -Infinity);
-    }
-  }
-  return { forward, backward: attentionProblem(specs, options, "attentionBackward"), inputs, dout };
-}
 
 function largest(...arrays: Float64Array[]): number {
   let top = 0;
@@ -254,12 +149,12 @@ test("workspace is given back: memory in use is the same after a run, and after 
     out: backend.allocate(rows * 256),
   };
   const { currentBytes } = backend.memory();
-  const run = (S: number): void => backend.run(planFor(backend, attentionProblem(specs(S))), bindings);
-  run(100);
+  const run = (S: number) => backend.run(planFor(backend, attentionProblem(specs(S))), bindings);
+  await run(100);
   expect(backend.memory().currentBytes).toBe(currentBytes);
   expect(() => run(2000)).toThrow(expect.objectContaining({ code: "FA_OUT_OF_MEMORY" }));
   expect(backend.memory().currentBytes).toBe(currentBytes);
-  run(100);
+  await run(100);
 });
 
 test("a view on the back end's own memory is copied, though making room for the copy detaches it", async () => {

@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { createModule, loadBinary, supportedVariant, wasm } from "../src/index.ts";
+import { newMemory } from "../src/module.ts";
 import { variants } from "./variants.ts";
 
 test("the factory gives an instance with its own memory each time", async () => {
@@ -22,6 +23,14 @@ test("wasmMemory is taken, and the heap begins after the module's own data and s
   expect(module.wasmMemory).toBe(wasmMemory);
   expect(module.HEAPU8.buffer).toBe(wasmMemory.buffer);
   expect(module._malloc(1)).toBeGreaterThanOrEqual(65536);
+});
+
+test("wasmMemory may be shared, and the same numbers come out", async () => {
+  const shared = await createModule({ wasmMemory: newMemory(true) });
+  expect(shared.HEAPU8.buffer).toBeInstanceOf(SharedArrayBuffer);
+  const own = await createModule();
+  expect(own.HEAPU8.buffer).toBeInstanceOf(ArrayBuffer);
+  expect(shared._faRoofArithmetic(10)).toBe(own._faRoofArithmetic(10));
 });
 
 test("instantiateWasm makes the instance, and its failure is the factory's", async () => {

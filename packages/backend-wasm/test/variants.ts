@@ -1,13 +1,38 @@
 import { readFileSync } from "node:fs";
 import type { Backend } from "@fa/core";
 import { WasmBackend } from "../src/backend.ts";
-import { createModule, loadBinary, supportedVariant, type Variant } from "../src/module.ts";
+import {
+  compiled,
+  createModule,
+  loadBinary,
+  newMemory,
+  supportedVariant,
+  type FaWasmModule,
+  type Variant,
+} from "../src/module.ts";
+import { prepareWorkers } from "../src/pool.ts";
+import { Team } from "../src/team.ts";
 
 /** What this engine can run: the plain build everywhere, the relaxed one where it validates. */
 export const variants: readonly Variant[] = supportedVariant() === "relaxed" ? ["plain", "relaxed"] : ["plain"];
 
 export async function openVariant(variant: Variant): Promise<Backend> {
   return new WasmBackend(await createModule({ wasmBinary: await loadBinary(variant) }), variant, variant);
+}
+
+/** On so many threads; unless told otherwise every call, however small, goes to all of them. */
+export async function openThreads(
+  threads: number,
+  variant: Variant = supportedVariant(),
+  { fromFlops = Number.MIN_VALUE, memory = newMemory(true) }: { fromFlops?: number; memory?: WebAssembly.Memory } = {},
+): Promise<{ readonly backend: WasmBackend; readonly module: FaWasmModule }> {
+  const wasmModule = await compiled(variant, true);
+  await prepareWorkers();
+  const instantiateWasm = (imports: WebAssembly.Imports, receive: (instance: WebAssembly.Instance) => void) =>
+    WebAssembly.instantiate(wasmModule, imports).then(receive);
+  const module = await createModule({ wasmMemory: memory, instantiateWasm });
+  const team = new Team(module, wasmModule, threads);
+  return { backend: new WasmBackend(module, variant, `${threads} threads`, { team, fromFlops }), module };
 }
 
 /** The functions of test/c/probe.c. */

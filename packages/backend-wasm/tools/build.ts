@@ -1,7 +1,10 @@
 /**
- * Compiles `c/*.c` to `wasm/{plain,relaxed}.wasm`, and `test/c/*.c` to `test/wasm/{plain,relaxed}.wasm`, which reach what
- * the first do not export. All are committed, so that only those who change the C need a compiler. `--check` compiles
- * elsewhere and compares. Without clang-19 the committed files are kept.
+ * Compiles `c/*.c` to `wasm/{plain,relaxed}.wasm`, for shared memory, and `test/c/*.c` to `test/wasm/{plain,relaxed}.wasm`,
+ * which reach what the first do not export. All are committed, so that only those who change the C need a compiler.
+ * `--check` compiles elsewhere and compares. Without clang-19 the committed files are kept.
+ *
+ * What is built for shared memory runs on memory that is not: it differs in one byte (tools/embed.ts), so there is one file
+ * for both.
  *
  * The flags that are not obvious: `-ffp-contract=off` since both variants say themselves where a product and a sum are
  * fused; `-disable-lsr` since loop strength reduction gives every row of a register block its own pointer, and there are
@@ -43,14 +46,17 @@ const LINK = [
   "--export=__heap_base",
 ];
 const EXTRA: Readonly<Record<Variant, readonly string[]>> = { plain: [], relaxed: ["-mrelaxed-simd"] };
+const COMPILE_SHARED = ["-matomics"];
+/** Each thread has an instance of its own on the one memory, and sets the stack pointer to a stack of its own. */
+const LINK_SHARED = ["--shared-memory", `--max-memory=${65536 * 65536}`, "--export=__stack_pointer"];
 
 /** Folders of sources, and where their binaries go. */
 const TARGETS = [
-  { sources: "c/", binaries: "wasm/" },
-  { sources: "test/c/", binaries: "test/wasm/" },
+  { sources: "c/", binaries: "wasm/", shared: true },
+  { sources: "test/c/", binaries: "test/wasm/", shared: false },
 ] as const;
-const BINARIES = TARGETS.flatMap(({ sources, binaries }) =>
-  VARIANTS.map((variant) => ({ sources, variant, path: `${binaries}${variant}.wasm` })),
+const BINARIES = TARGETS.flatMap(({ sources, binaries, shared }) =>
+  VARIANTS.map((variant) => ({ sources, shared, variant, path: `${binaries}${variant}.wasm` })),
 );
 const STAMP = "wasm/stamp.json";
 
@@ -74,14 +80,15 @@ function run(tool: string, args: readonly string[]): void {
 function build(folder: string): void {
   const objects = mkdtempSync(join(tmpdir(), "fa-wasm-"));
   try {
-    for (const { sources, variant, path } of BINARIES) {
+    for (const { sources, shared, variant, path } of BINARIES) {
+      const compile = [...COMPILE, ...EXTRA[variant], ...(shared ? COMPILE_SHARED : [])];
       const linked = sourceFiles(sources, ".c").map((source) => {
         const object = join(objects, `${variant}-${basename(source)}.o`);
-        run(CLANG, [...COMPILE, ...EXTRA[variant], "-c", inPackage(source), "-o", object]);
+        run(CLANG, [...compile, "-c", inPackage(source), "-o", object]);
         return object;
       });
       mkdirSync(dirname(join(folder, path)), { recursive: true });
-      run(LINKER, [...LINK, ...linked, "-o", join(folder, path)]);
+      run(LINKER, [...LINK, ...(shared ? LINK_SHARED : []), ...linked, "-o", join(folder, path)]);
     }
   } finally {
     rmSync(objects, { recursive: true, force: true });
@@ -108,7 +115,7 @@ function hashOfSources(): string {
 function stamp(folder: string, compiler: string): string {
   const content = {
     compiler,
-    flags: sha256(JSON.stringify([COMPILE, LINK, EXTRA])),
+    flags: sha256(JSON.stringify([COMPILE, LINK, EXTRA, COMPILE_SHARED, LINK_SHARED])),
     sources: hashOfSources(),
     binaries: Object.fromEntries(BINARIES.map(({ path }) => [path, sha256(readFileSync(join(folder, path)))])),
   };

@@ -69,6 +69,7 @@ export class Attention {
   /** The back end that was taken. */
   readonly backend: {
     readonly name: string;
+    /** In the words of the back end, which may come to know more about it while it works. */
     readonly device: string;
     readonly capabilities: Capabilities;
     readonly kernels: readonly KernelRow[];
@@ -80,9 +81,16 @@ export class Attention {
 
   /** @internal Use `createAttention`. */
   constructor(backend: Backend, report: readonly CandidateReport[]) {
-    const { name, device, capabilities, kernels } = backend;
+    const { name, capabilities, kernels } = backend;
     this.#backend = backend;
-    this.backend = Object.freeze({ name, device, capabilities, kernels });
+    this.backend = Object.freeze({
+      name,
+      get device() {
+        return backend.device;
+      },
+      capabilities,
+      kernels,
+    });
     this.report = Object.freeze([...report]);
   }
 
