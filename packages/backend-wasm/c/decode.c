@@ -15,12 +15,13 @@ typedef struct {
   u32 stride, finite;
 } Operand;
 
-// As they lie if they can be read so, else copied to `to`, n8 apart.
+// As they lie if they may and can be read so, else copied to `to`, n8 apart. Whether they are finite counts in the second case only.
 static Operand operand(Matrix from, f32 *to, u32 key, u32 keys, u32 n, u32 unit, u32 asTheyLie) {
   if (asTheyLie && from.dtype == FLOAT32 && n % unit == 0)
     return (Operand){(const f32 *)from.data + key * from.rowStride, from.rowStride, 1};
-  u32 finite = packRows(to, roundUp(n, NR), from, key, keys, n);
-  return (Operand){to, roundUp(n, NR), finite};
+  u32 ld = roundUp(n, NR);
+  packRows(to, ld, from, key, keys, n);
+  return (Operand){to, ld, asTheyLie || rowsAreFinite(to, ld, keys, n)};
 }
 
 // ---- scores: S [rows][keys] = scale q k^T, sums over d in four parts: `rows` rows (1 or 2) by `keys` keys at a time

@@ -28,9 +28,15 @@ CONVERSIONS(F16, FLOAT16)
 CONVERSIONS(BF16, BFLOAT16)
 CONVERSIONS(F8, FLOAT8E4M3)
 
+HOT static void copyF32(f32 *to, const f32 *from, u32 n) {
+  u32 i = 0;
+  for (; i + 4 <= n; i += 4) store(to + i, load(from + i));
+  for (; i < n; i++) to[i] = from[i];
+}
+
 void toF32(f32 *to, const void *from, u32 n, u32 dtype) {
   switch (dtype) {
-    case FLOAT32: copyBytes(to, from, n * 4); break;
+    case FLOAT32: copyF32(to, from, n); break;
     case FLOAT16: readF16(to, from, n); break;
     case BFLOAT16: readBF16(to, from, n); break;
     default: readF8(to, from, n);
@@ -39,7 +45,7 @@ void toF32(f32 *to, const void *from, u32 n, u32 dtype) {
 
 void fromF32(void *to, const f32 *from, u32 n, u32 dtype) {
   switch (dtype) {
-    case FLOAT32: copyBytes(to, from, n * 4); break;
+    case FLOAT32: copyF32(to, from, n); break;
     case FLOAT16: writeF16(to, from, n); break;
     case BFLOAT16: writeBF16(to, from, n); break;
     default: writeF8(to, from, n);

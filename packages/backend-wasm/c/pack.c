@@ -8,20 +8,22 @@ HOT static u32 rowIsFinite(const f32 *row, u32 n8) {
 }
 
 // One row as f32, and zeros up to a multiple of 8.
-static u32 readRow(f32 *to, Matrix from, u32 row, u32 n) {
-  u32 n8 = roundUp(n, 8);
+static void readRow(f32 *to, Matrix from, u32 row, u32 n) {
   toF32(to, elementAt(from.data, from.dtype, row * from.rowStride), n, from.dtype);
-  fillZero(to + n, (n8 - n) * 4);
-  return rowIsFinite(to, n8);
+  for (u32 i = n; i < roundUp(n, 8); i++) to[i] = 0;
 }
 
-u32 packRows(f32 *to, u32 ld, Matrix from, u32 rowBegin, u32 rows, u32 n) {
-  u32 finite = 1;
+void packRows(f32 *to, u32 ld, Matrix from, u32 rowBegin, u32 rows, u32 n) {
+  u32 n8 = roundUp(n, 8);
   for (u32 r = 0; r < rows; r++, to += ld) {
-    finite &= readRow(to, from, rowBegin + r, n);
-    u32 n8 = roundUp(n, 8);
-    if (n8 < ld) fillZero(to + n8, (ld - n8) * 4);
+    readRow(to, from, rowBegin + r, n);
+    fillZero(to + n8, (ld - n8) * 4);
   }
+}
+
+u32 rowsAreFinite(const f32 *from, u32 ld, u32 rows, u32 n) {
+  u32 finite = 1;
+  for (u32 r = 0; r < rows; r++) finite &= rowIsFinite(from + r * ld, roundUp(n, 8));
   return finite;
 }
 
@@ -41,31 +43,39 @@ HOT static void transpose8(f32 *to, const f32 *eight, u32 ld, u32 n) {
   }
 }
 
-u32 packTransposed(f32 *to, Matrix from, u32 rowBegin, u32 rows, u32 n) {
+void packTransposed(f32 *to, Matrix from, u32 rowBegin, u32 rows, u32 n) {
   f32 eight[8 * MAX_PACK_COLUMNS];
-  u32 finite = 1, ld = roundUp(n, 8);
+  u32 ld = roundUp(n, 8);
   for (u32 row = 0; row < rows; row += 8, to += n * 8) {
     u32 count = minU(8, rows - row);
-    for (u32 r = 0; r < count; r++) finite &= readRow(eight + r * ld, from, rowBegin + row + r, n);
+    if (from.dtype == FLOAT32 && count == 8 && n % 4 == 0) { // whole vectors, as they lie
+      transpose8(to, (const f32 *)from.data + (rowBegin + row) * from.rowStride, from.rowStride, n);
+      continue;
+    }
+    for (u32 r = 0; r < count; r++) readRow(eight + r * ld, from, rowBegin + row + r, n);
     fillZero(eight + count * ld, (8 - count) * ld * 4);
     transpose8(to, eight, ld, n);
   }
-  return finite;
 }
 
-HOT static void spreadRow(f32 *to, u32 panelStride, const f32 *row, u32 n) {
+// Returns whether every element is finite.
+HOT static u32 spreadRow(f32 *to, u32 panelStride, const f32 *row, u32 n) {
+  vec bad = splat(0);
   for (u32 column = 0; column < n; column += 8, to += panelStride) {
-    store(to, load(row + column));
-    store(to + 4, load(row + column + 4));
+    vec a = load(row + column), b = load(row + column + 4);
+    store(to, a);
+    store(to + 4, b);
+    bad = add(bad, add(sub(a, a), sub(b, b)));
   }
+  return !wasm_v128_any_true(wasm_f32x4_ne(bad, bad));
 }
 
 u32 packPanels(f32 *to, u32 panelStride, Matrix from, u32 rowBegin, u32 rows, u32 n) {
   f32 row[MAX_PACK_COLUMNS];
-  u32 finite = 1;
+  u32 finite = 1, asItLies = from.dtype == FLOAT32 && n % 8 == 0;
   for (u32 r = 0; r < rows; r++, to += 8) {
-    finite &= readRow(row, from, rowBegin + r, n);
-    spreadRow(to, panelStride, row, n);
+    if (!asItLies) readRow(row, from, rowBegin + r, n);
+    finite &= spreadRow(to, panelStride, asItLies ? (const f32 *)from.data + (rowBegin + r) * from.rowStride : row, n);
   }
   return finite;
 }
