@@ -9,6 +9,13 @@
 
 #define MAX_DECODE_ROWS 16 // as the kernel table says
 
+// Accumulators of two rows: as many as fit the registers beside the operands (mul and add need one more than FMA).
+#ifdef __wasm_relaxed_simd__
+#define WIDE 6
+#else
+#define WIDE 4
+#endif
+
 // Rows of K or V of a tile as f32, stride elements apart, of which whole vectors may be read.
 typedef struct {
   const f32 *rows;
@@ -25,48 +32,56 @@ static Operand operand(Matrix from, f32 *to, u32 key, u32 keys, u32 n, u32 unit,
 }
 
 // ---- scores: S [rows][keys] = scale q k^T, sums over d in four parts: `rows` rows (1 or 2) by `keys` keys at a time
-INLINE void dots(const u32 rows, const u32 keys, vec acc[2][8], const f32 *q, u32 D8, const f32 *k, u32 stride, u32 last, u32 n) {
-  u32 at[8];
-#pragma unroll
-  for (u32 c = 0; c < keys; c++) at[c] = minU(c, last) * stride; // the last key stands for those that are not there
+INLINE void dots(const u32 rows, const u32 keys, vec acc[2][8], const f32 *q, u32 D8, const f32 *k, u32 stride, u32 n) {
 #pragma unroll
   for (u32 c = 0; c < keys; c++) acc[0][c] = acc[1][c] = splat(0);
   for (u32 d = 0; d < n; d += 4) {
     vec first = load(q + d), second = rows == 2 ? load(q + D8 + d) : first;
+    const f32 *at = k + d;
 #pragma unroll
-    for (u32 c = 0; c < keys; c++) {
-      vec key = load(k + at[c] + d);
+    for (u32 c = 0; c < keys; c++, at += stride) {
+      vec key = load(at);
       acc[0][c] = madd(first, key, acc[0][c]);
       if (rows == 2) acc[1][c] = madd(second, key, acc[1][c]);
     }
   }
 }
 
+// The sums of the lanes of four vectors.
 INLINE vec sumOfFour(vec a, vec b, vec c, vec d) {
-  transpose4(&a, &b, &c, &d);
-  return add(add(a, b), add(c, d));
+  vec ab = add(wasm_i32x4_shuffle(a, b, 0, 4, 1, 5), wasm_i32x4_shuffle(a, b, 2, 6, 3, 7));
+  vec cd = add(wasm_i32x4_shuffle(c, d, 0, 4, 1, 5), wasm_i32x4_shuffle(c, d, 2, 6, 3, 7));
+  return add(wasm_i64x2_shuffle(ab, cd, 0, 2), wasm_i64x2_shuffle(ab, cd, 1, 3));
 }
 
+// The last block ends with the last key: it overlaps the one before, whose scores it makes again. Fewer keys than a block
+// are copied to where there is room for more.
+INLINE u32 blockAt(u32 c, u32 keys, u32 block) { return keys < block ? 0 : minU(c, keys - block); }
+
 HOT static void scoresOfOne(f32 *s, const f32 *q, Operand k, u32 keys, u32 n, f32 scale) {
-  for (u32 c = 0; c < keys; c += 8) {
+  for (u32 at = 0; at < keys; at += 8) {
+    u32 c = blockAt(at, keys, 8);
     vec a[2][8];
-    dots(1, 8, a, q, 0, k.rows + c * k.stride, k.stride, keys - 1 - c, n);
+    dots(1, 8, a, q, 0, k.rows + c * k.stride, k.stride, n);
     store(s + c, mul(splat(scale), sumOfFour(a[0][0], a[0][1], a[0][2], a[0][3])));
     store(s + c + 4, mul(splat(scale), sumOfFour(a[0][4], a[0][5], a[0][6], a[0][7])));
   }
 }
 
 HOT static void scoresOfPairs(f32 *s, u32 ld, u32 rows, const f32 *q, u32 D8, Operand k, u32 keys, u32 n, f32 scale) {
-  for (u32 c = 0; c < keys; c += 6)
+  for (u32 at = 0; at < keys; at += WIDE)
     for (u32 r = 0; r < rows; r += 2) {
+      u32 c = blockAt(at, keys, WIDE);
       vec a[2][8];
       f32 *first = s + r * ld + c, *second = first + ld;
-      dots(2, 6, a, q + r * D8, D8, k.rows + c * k.stride, k.stride, keys - 1 - c, n);
-      vec last = mul(splat(scale), sumOfFour(a[0][4], a[0][5], a[1][4], a[1][5]));
+      dots(2, WIDE, a, q + r * D8, D8, k.rows + c * k.stride, k.stride, n);
       store(first, mul(splat(scale), sumOfFour(a[0][0], a[0][1], a[0][2], a[0][3])));
       store(second, mul(splat(scale), sumOfFour(a[1][0], a[1][1], a[1][2], a[1][3])));
-      wasm_v128_store64_lane(first + 4, last, 0);
-      wasm_v128_store64_lane(second + 4, last, 1);
+      if (WIDE == 6) {
+        vec last = mul(splat(scale), sumOfFour(a[0][4], a[0][5], a[1][4], a[1][5]));
+        wasm_v128_store64_lane(first + 4, last, 0);
+        wasm_v128_store64_lane(second + 4, last, 1);
+      }
     }
 }
 
@@ -104,7 +119,7 @@ INLINE void weigh(const u32 rows, const u32 vectors, f32 *c, u32 Dv8, const f32 
     for (; d < Dv8; d += NR) weigh(R, 2, c + d, Dv8, weights, ld, v.rows + d, v.stride, keys, alpha);                  \
   }
 DEFINE_WEIGH(weighOne, 1, 8)
-DEFINE_WEIGH(weighTwo, 2, 6)
+DEFINE_WEIGH(weighTwo, 2, WIDE)
 
 static void accumulate(const ForwardParams *p, u32 rows, u32 ld, u32 Dv8, Operand v, u32 keys) {
   for (u32 r = 0; r < rows; r += 2)
@@ -119,7 +134,7 @@ static void accumulateVisible(const ForwardParams *p, Tile tile, u32 ld, u32 Dv8
   }
 }
 
-// Keys come by 6 or 8.
+// Keys come by 4, 6 or 8.
 static u32 ldOf(const ForwardParams *p) { return roundUp(p->Bc, 24); }
 
 // The params of one head: its tensors, its score program, its rows of the block.
@@ -171,7 +186,7 @@ EXPORT(faDecode) void faDecode(const ForwardParams *p) {
     }
     if (!some) continue;
 
-    Operand kRows = operand(k, p->kColumns, key, keys, p->D, 4, 1);
+    Operand kRows = operand(k, p->kColumns, key, keys, p->D, 4, keys >= 8);
     if (rows == 1) scoresOfOne(p->scores, p->qRows, kRows, keys, kRows.rows == p->kColumns ? D8 : p->D, scaling.product);
     else scoresOfPairs(p->scores, ld, rows, p->qRows, D8, kRows, keys, kRows.rows == p->kColumns ? D8 : p->D, scaling.product);
     u32 isLong = 0;
