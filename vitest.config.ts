@@ -28,6 +28,7 @@ const node: TestProjectInlineConfiguration = {
     name: "node",
     include: ["packages/*/test/**/*.test.ts", "apps/*/test/**/*.test.ts", "tools/**/*.test.ts"],
     exclude: [BROWSER_TESTS, "**/node_modules/**"],
+    setupFiles: ["tools/fixed-seed.ts"],
     // Where tests find what lies outside the repository; empty when it is not here.
     env: { FA_ORACLE: pathOf(findOracle()), FA_VULKAN_ICD: pathOf(findSoftwareVulkan()) },
     testTimeout: 60_000,
