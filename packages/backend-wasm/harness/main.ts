@@ -54,7 +54,9 @@ const TOLERANCES: Readonly<Record<"float32" | "float16" | "bfloat16", readonly [
   float16: [2e-3, 2e-3],
   bfloat16: [2e-2, 2e-2],
 };
-const { gflops: roof, what } = await backend.roof();
+const { gflops, what } = await backend.roof();
+/** The best that was measured so far: before each kernel and after it, since a neighbour only ever lowers it. */
+let roof = gflops;
 console.log(`${backend.device}, roof ${roof.toFixed(1)} GFLOP/s, ${what}, Node ${process.versions.node}`);
 
 for (const kind of kinds) {
@@ -170,11 +172,12 @@ async function verifyAndTime(
     await backend.run(made, buffers);
     best = Math.min(best, performance.now() - start);
   }
-  const gflops = countFlops(made.problem) / best / 1e6;
-  const percent = ((100 * gflops) / roof).toFixed(1);
+  const reached = countFlops(made.problem) / best / 1e6;
+  roof = Math.max(roof, (await backend.roof()).gflops);
+  const percent = ((100 * reached) / roof).toFixed(1);
   const { q, kv } = made.tile;
   console.log(
-    `${title}, tile ${q}x${kv}: ${best.toFixed(3)} ms, ${gflops.toFixed(1)} GFLOP/s, ${percent} % of the roof`,
+    `${title}, tile ${q}x${kv}: ${best.toFixed(3)} ms, ${reached.toFixed(1)} GFLOP/s, ${percent} % of a roof of ${roof.toFixed(1)}`,
   );
 }
 

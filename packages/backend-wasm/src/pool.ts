@@ -15,7 +15,7 @@ interface Listener {
   ended(why: string): void;
 }
 
-/** Somebody who is told what becomes of the workers. */
+/** Who has a job in progress, and is told what becomes of the workers. */
 export interface Follower {
   left(worker: PoolWorker, number: number, error: string | undefined): void;
   ended(worker: PoolWorker, why: string): void;
@@ -45,6 +45,8 @@ export class PoolWorker {
 
 class Pool {
   readonly #workers = new Set<PoolWorker>();
+  /** Instances by number. The pool holds none of them, so that one that was dropped without `dispose` can be collected. */
+  readonly #instances = new Set<number>();
   readonly #followers = new Set<Follower>();
   /** Why no worker can be started: the first failure is remembered, so that calls do not try again and again. */
   #trouble: string | undefined;
@@ -61,10 +63,19 @@ class Pool {
     this.#followers.add(follower);
   }
 
-  /** With the last follower the workers go. */
   unfollow(follower: Follower): void {
     this.#followers.delete(follower);
-    if (this.#followers.size > 0) return;
+  }
+
+  enter(instance: number): void {
+    this.#instances.add(instance);
+  }
+
+  /** The workers forget the instance; with the last one they go. */
+  leave(instance: number): void {
+    if (!this.#instances.delete(instance)) return;
+    for (const { opened, port } of this.#workers) if (opened.delete(instance)) port.post({ kind: "close", instance });
+    if (this.#instances.size > 0) return;
     for (const { port } of this.#workers) port.end();
     this.#workers.clear();
     this.#trouble = undefined;

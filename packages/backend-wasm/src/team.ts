@@ -8,6 +8,9 @@ import { pool, type Follower, type PoolWorker } from "./pool.ts";
 /** The calling thread gives way to other events after this long. */
 const SLICE_MS = 10;
 
+/** Instances that were dropped without `dispose` leave the pool when they are collected. */
+const dropped = new FinalizationRegistry<number>((instance) => pool.leave(instance));
+
 let instances = 0;
 let jobs = 0;
 
@@ -23,7 +26,6 @@ export class Team {
   readonly #instance = ++instances;
   readonly #module: FaWasmModule;
   readonly #compiled: WebAssembly.Module;
-  #closed = false;
   /** The job at hand: there is never more than one. */
   #current:
     | { readonly helpers: Map<PoolWorker, number>; readonly number: number; readonly words: Int32Array }
@@ -55,7 +57,8 @@ export class Team {
     this.#module = module;
     this.#compiled = compiled;
     this.size = size;
-    pool.follow(this.#follower);
+    pool.enter(this.#instance);
+    dropped.register(this, this.#instance, this);
   }
 
   /**
@@ -68,6 +71,7 @@ export class Team {
     const helpers = new Map<PoolWorker, number>();
     this.#failure = undefined;
     this.#current = { helpers, number, words };
+    pool.follow(this.#follower);
     const workers = pool.workers(threads.length - 1);
     for (const [n, worker] of workers.entries()) {
       worker.retain();
@@ -85,6 +89,7 @@ export class Team {
     } finally {
       await this.#everyoneOut();
       this.#current = undefined;
+      pool.unfollow(this.#follower);
       for (const worker of workers) worker.release();
     }
     const failure = this.#failure as string | undefined; // by a worker's message, meanwhile
@@ -96,14 +101,9 @@ export class Team {
     }
   }
 
-  /** Tells the workers to forget the instance. */
   close(): void {
-    if (this.#closed) return;
-    this.#closed = true;
-    for (const worker of pool.all()) {
-      if (worker.opened.delete(this.#instance)) worker.port.post({ kind: "close", instance: this.#instance });
-    }
-    pool.unfollow(this.#follower);
+    dropped.unregister(this);
+    pool.leave(this.#instance);
   }
 
   #introduce(worker: PoolWorker): void {

@@ -1,5 +1,7 @@
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import {
   attentionProblem,
   createAttention,
@@ -92,7 +94,7 @@ test("workers do part of the work", async () => {
 
 test("a worker killed in mid-call rejects that call within a second; its memory is free and the next call is right", async () => {
   const { backend } = await open(3);
-  const [H, S] = [16, 1536];
+  const [H, S] = [16, 2304];
   const want = await answer(H, S);
   const call = prepareCall(backend, H, S);
   await backend.run(call.made, call.bindings);
@@ -100,7 +102,7 @@ test("a worker killed in mid-call rejects that call within a second; its memory 
   const { currentBytes } = backend.memory();
   for (let n = 0; n < 3; n++) {
     const running = Promise.allSettled([backend.run(call.made, call.bindings)]);
-    await later(25);
+    await later(15);
     const start = performance.now();
     pool.all()[n % 2].port.end();
     const [outcome] = await running;
@@ -116,13 +118,13 @@ test("a worker killed in mid-call rejects that call within a second; its memory 
 
 test("calls queued behind one whose worker was killed are right", async () => {
   const { backend } = await open(3);
-  const [H, S] = [16, 1536];
+  const [H, S] = [16, 2304];
   const want = await answer(H, S);
   const call = prepareCall(backend, H, S);
   await backend.run(call.made, call.bindings);
   const runs = [0, 1, 2].map(() => backend.run(call.made, call.bindings) as Promise<void>);
   const outcomes = Promise.allSettled(runs);
-  await later(25);
+  await later(15);
   for (const { port } of pool.all()) port.end();
   expect((await outcomes).map(({ status }) => status)).toEqual(["rejected", "fulfilled", "fulfilled"]);
   expect(same(await backend.read(call.bindings.out), want)).toBe(true);
@@ -356,6 +358,23 @@ describe("where workers cannot be", () => {
     expect(backend.device).toMatch(/one thread \(the machine has no addresses/);
     await backend.dispose();
   });
+});
+
+test("an instance dropped without dispose is collected, and with the last one the workers go", async () => {
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc") as () => void;
+  const use = async (): Promise<void> => {
+    const { backend } = await openThreads(2);
+    const call = prepareCall(backend, 2, 300);
+    await backend.run(call.made, call.bindings);
+  };
+  for (let n = 0; n < 3; n++) await use();
+  expect(pool.all()).toHaveLength(1);
+  for (let n = 0; n < 200 && pool.all().length > 0; n++) {
+    await later(10);
+    collect();
+  }
+  expect(pool.all()).toHaveLength(0);
 });
 
 describe("in a process of its own", () => {
