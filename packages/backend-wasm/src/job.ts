@@ -51,15 +51,13 @@ export const CONTROL = {
   next: 0,
   /** How many chains are finished. */
   finished: 16,
-  state: 32,
+  /** 1 once something has failed: no call is begun any more. */
+  aborted: 32,
   /** One word a thread: 1 while it may touch the memory of the job. */
   inside: 48,
 } as const;
 export const MAX_THREADS = 16;
 export const CONTROL_WORDS: number = CONTROL.inside + MAX_THREADS;
-
-/** A job is open until the calling thread finds no chain left, or until something fails. */
-export const STATE = { open: 0, closed: 1, aborted: 2 } as const;
 
 /** A chain: its first call, the call after its last, and how many chains must be finished before. */
 export const CHAIN_WORDS = 3;
@@ -86,7 +84,7 @@ export function* work(job: Job, thread: Thread): Generator<Wait | undefined, voi
       const callAt = job.calls + call * CALL_WORDS;
       const after = words[callAt + 2];
       if (after >= 0 && !(yield* until(words, job.progress + after, words[callAt + 3]))) return;
-      if (Atomics.load(words, CONTROL.state) === STATE.aborted) return;
+      if (Atomics.load(words, CONTROL.aborted) === 1) return;
       callKernel(job, thread, callAt);
       advance(words, job.progress + chain);
       yield;
@@ -100,7 +98,7 @@ function* until(words: Int32Array, index: number, least: number): Generator<Wait
   for (;;) {
     const value = Atomics.load(words, index);
     if (value >= least) return true;
-    if (Atomics.load(words, CONTROL.state) === STATE.aborted) return false;
+    if (Atomics.load(words, CONTROL.aborted) === 1) return false;
     yield { index, value };
   }
 }

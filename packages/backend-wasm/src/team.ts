@@ -1,6 +1,6 @@
 /** The threads of one instance: the calling one, and workers that help it. */
 import { FaError } from "@fa/core";
-import { CONTROL, STATE, work, type Job, type ThreadMemory } from "./job.ts";
+import { CONTROL, work, type Job, type ThreadMemory } from "./job.ts";
 import type { FaWasmModule } from "./module.ts";
 import type { Workload } from "./workload.ts";
 import { pool, type Follower, type PoolWorker } from "./pool.ts";
@@ -46,7 +46,7 @@ export class Team {
       helpers.delete(worker);
       if (Atomics.load(words, CONTROL.inside + thread) === 1) {
         this.#failure ??= `a worker ended in the middle of the call: ${why}`;
-        Atomics.store(words, CONTROL.state, STATE.aborted);
+        Atomics.store(words, CONTROL.aborted, 1);
       }
       this.#wake?.();
     },
@@ -81,10 +81,9 @@ export class Team {
     }
     try {
       await this.#lead(job, threads[0]);
-      Atomics.compareExchange(words, CONTROL.state, STATE.open, STATE.closed);
     } catch (error) {
       this.#failure ??= String(error);
-      Atomics.store(words, CONTROL.state, STATE.aborted);
+      Atomics.store(words, CONTROL.aborted, 1);
       throw error;
     } finally {
       await this.#everyoneOut();
@@ -123,13 +122,13 @@ export class Team {
     }
   }
 
-  /** Waits until no helper can touch the job's memory: one that comes later finds it closed. */
+  /** Waits until no helper can touch the job's memory: one that comes later finds nothing to do. */
   async #everyoneOut(): Promise<void> {
     const { helpers, words } = this.#current!;
     const someoneInside = (): boolean =>
       [...helpers.values()].some((thread) => Atomics.load(words, CONTROL.inside + thread) === 1);
     const mustExplain = (): boolean =>
-      Atomics.load(words, CONTROL.state) === STATE.aborted && this.#failure === undefined && helpers.size > 0;
+      Atomics.load(words, CONTROL.aborted) === 1 && this.#failure === undefined && helpers.size > 0;
     while (someoneInside() || mustExplain()) await new Promise<void>((resolve) => (this.#wake = resolve));
     this.#wake = undefined;
   }

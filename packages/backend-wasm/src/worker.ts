@@ -1,5 +1,5 @@
 /** The program of a worker: helps with jobs of any instance, until it is ended. */
-import { CONTROL, STATE, work, type Job, type Thread, type ThreadMemory } from "./job.ts";
+import { CONTROL, work, type Job, type Thread, type ThreadMemory } from "./job.ts";
 
 /** What a worker is told. */
 export type ToWorker =
@@ -50,15 +50,14 @@ function receive(message: ToWorker): void {
       const { number, job, thread } = message;
       const { words } = job;
       let error: string | undefined;
-      // The order matters: who comes in after the job was closed must not touch its memory, which has a new owner then.
+      // Before it looks for work: who comes after the job has ended finds no chain left, or that it was aborted, and does not
+      // touch the memory, which has a new owner then.
       Atomics.store(words, CONTROL.inside + thread.index, 1);
-      if (Atomics.load(words, CONTROL.state) === STATE.open) {
-        try {
-          help(instances.get(message.instance)!, job, thread);
-        } catch (thrown) {
-          error = String(thrown);
-          Atomics.store(words, CONTROL.state, STATE.aborted);
-        }
+      try {
+        help(instances.get(message.instance)!, job, thread);
+      } catch (thrown) {
+        error = String(thrown);
+        Atomics.store(words, CONTROL.aborted, 1);
       }
       send({ kind: "left", number, error });
       Atomics.store(words, CONTROL.inside + thread.index, 0);
