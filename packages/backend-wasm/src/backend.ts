@@ -215,9 +215,12 @@ export function measureRoof(module: FaWasmModule, budgetMs = 100): number {
   return gflops;
 }
 
-/** All threads at once: the best of several jobs of some milliseconds, whose pieces are taken by who is free. */
+/**
+ * All threads at once: the best of several jobs, whose pieces are taken by who is free. A job is some milliseconds long, so that
+ * waking the workers, some hundredths of one, does not count.
+ */
 async function measureTeamRoof(module: FaWasmModule, team: Team, budgetMs = 100): Promise<number> {
-  const rounds = 1 << 13;
+  const rounds = 1 << 16;
   const pieces = 16 * team.size;
   const layout = { shared: {}, scratch: { params: 0 } };
   let gflops = 0;
