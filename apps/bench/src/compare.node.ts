@@ -86,8 +86,8 @@ export async function compare(
       contestants: ready,
       gauge: arena.gauge,
       signal,
-      rounds: options.quick ? 3 : 7,
-      entryMs: options.quick ? 500 : 3000,
+      rounds: options.quick ? 3 : 5,
+      entryMs: options.quick ? 500 : 2500,
     };
     const { results, complete } = await playAll(matches, settings, terminal, signal);
     const roofs = [firstRoof, ...results.flatMap(({ gauges }) => gauges.relaxed ?? [])];

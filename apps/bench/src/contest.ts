@@ -83,9 +83,14 @@ export async function* contest(matches: readonly Match[], options: ContestOption
 }
 
 /** Calls before the clock counts: engines compile hot loops again while they run. */
-const WARM_MS = 250;
+export const WARM_MS = 250;
 /** Short calls are taken together, so that neither the clock's grain nor the way to the contestant shows. */
-const SAMPLE_MS = 20;
+const SAMPLE_MS = 50;
+/**
+ * A turn of shorter calls begins with one that does not count: the others have had the caches, and a core that waited
+ * has to wake. Of longer ones it is no part that shows.
+ */
+const LONG_MS = 500;
 /** Pools of threads spin for a while after their last task, onnxruntime's for 10 ms: not into another's sample. */
 const SETTLE_MS = 25;
 
@@ -177,13 +182,16 @@ async function play(
     }
     for (let turn = 0; turn < runners.length; turn++) {
       // Each round begins with another, so that none always follows the same one.
-      const { place, contestant, placed, samples, callsPerSample } = runners[(round + turn) % runners.length];
+      const { place, contestant, placed, first, samples, callsPerSample } = runners[(round + turn) % runners.length];
       if (entries[place].outcome !== "measured") continue;
       const spentMs = samples.reduce((sum, ms) => sum + ms, 0) * callsPerSample;
       const nextMs = samples.length === 0 ? 0 : samples.at(-1)! * callsPerSample;
       if (samples.length > 0 && spentMs + nextMs > entryMs) continue;
       await breathe();
-      const ms = await attempt(place, contestant, () => placed.sample(callsPerSample));
+      const ms = await attempt(place, contestant, async () => {
+        if (first.ms < LONG_MS) await placed.sample(1);
+        return placed.sample(callsPerSample);
+      });
       if (ms !== undefined) samples.push(ms);
       if (contestant.threads > 1) await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
     }

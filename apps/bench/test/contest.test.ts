@@ -5,7 +5,7 @@ import { afterAll, describe, expect, test } from "vitest";
 import { naiveAttention } from "@fa/core/reference";
 import type { AttentionCase } from "../src/cases.ts";
 import { exitCodeOf, type Arena } from "../src/compare.node.ts";
-import { contest, ContestantError, type Contestant, type MatchResult } from "../src/contest.ts";
+import { contest, ContestantError, WARM_MS, type Contestant, type MatchResult } from "../src/contest.ts";
 import { main } from "../src/main.node.ts";
 import { gridCase, matchOf } from "../src/matches.ts";
 import { isMeasured, parseResults } from "../src/results.ts";
@@ -74,7 +74,7 @@ async function play(players: readonly (Contestant | [string, string])[], signal 
     else contestants.set(one.id, one);
   }
   const match = matchOf([...contestants.keys()].map((contestant) => ({ contestant, item: small })));
-  const settings = { contestants, gauge: async () => 64, rounds: 3, entryMs: 1000, signal };
+  const settings = { contestants, gauge: async () => 64, rounds: 3, entryMs: 2000, signal };
   const results: MatchResult[] = [];
   for await (const result of contest([match], settings)) results.push(result);
   return results[0];
@@ -83,12 +83,12 @@ async function play(players: readonly (Contestant | [string, string])[], signal 
 describe("a match", () => {
   test("all take turns, each round another first, and every entry is verified before its first sample", async () => {
     const log: string[] = [];
-    const { entries, gauges } = await play([made("a/1", log, { ms: 300 }), made("b/1", log, { ms: 300 })]);
+    const { entries, gauges } = await play([made("a/1", log, { ms: 600 }), made("b/1", log, { ms: 600 })]);
     const samples = ["a", "b", "b", "a", "a", "b"].map((who) => `sample ${who}/1`);
     expect(log).toEqual(["first a/1", "first b/1", ...samples, "free a/1", "free b/1"]);
     expect(gauges).toEqual({ relaxed: [64, 64, 64] });
     for (const entry of entries) {
-      expect(entry).toMatchObject({ outcome: "measured", verification: { ok: true }, timing: { medianMs: 300 } });
+      expect(entry).toMatchObject({ outcome: "measured", verification: { ok: true }, timing: { medianMs: 600 } });
       expect(entry).toMatchObject({ timing: { samples: 3, callsPerSample: 1 } });
     }
   });
@@ -145,19 +145,22 @@ describe("a match", () => {
     await expect(play([made("a/1", [], { first })])).rejects.toThrow("a bug of the bench");
   });
 
-  test("a slow one has fewer samples, but one; a fast one several calls a sample", async () => {
-    const { entries } = await play([made("slow/1", [], { ms: 900 }), made("fast/1", [], { ms: 4 })]);
+  test("a slow one has fewer samples, but one; a fast one several calls a sample, after one uncounted", async () => {
+    const log: string[] = [];
+    const { entries } = await play([made("slow/1", log, { ms: 1500 }), made("fast/1", log, { ms: 4 })]);
     expect(entries.map((entry) => isMeasured(entry) && entry.timing)).toMatchObject([
       { samples: 1, callsPerSample: 1 },
-      { samples: 3, callsPerSample: 5 },
+      { samples: 3, callsPerSample: 13 },
     ]);
+    const asked = (who: string): number => log.filter((line) => line === `sample ${who}/1`).length;
+    expect([asked("slow"), asked("fast")]).toEqual([1, Math.ceil((WARM_MS - 4) / 4) + 2 * 3]);
   });
 
   test("stops between two calls when told to", async () => {
     const stop = new AbortController();
     const log: string[] = [];
     const sample = () => stop.abort("enough");
-    await expect(play([made("a/1", log, { sample, ms: 300 })], stop.signal)).rejects.toBe("enough");
+    await expect(play([made("a/1", log, { sample, ms: 600 })], stop.signal)).rejects.toBe("enough");
     expect(log).toEqual(["first a/1", "sample a/1"]);
   });
 });
