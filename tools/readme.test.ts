@@ -39,3 +39,9 @@ describe.each(["packages/core/README.md", "packages/conformance/README.md"])("%s
     expect(printed(snippet).trim().split("\n")).toEqual(said);
   });
 });
+
+describe("packages/backend-wasm/README.md", () => {
+  it.each(examples("packages/backend-wasm/README.md", "ts"))("runs:\n%s", (code) => {
+    expect(printed(`${code}\nconsole.log(fa.backend.name); await fa.dispose();`).trim()).toBe("wasm");
+  });
+});

@@ -2,7 +2,7 @@
  * The workbench of the kernels: checks each on its case against float64, refuses to time a wrong one, then prints ms,
  * GFLOP/s and the percentage of the roof that was measured in the same run.
  *
- *   pnpm kernel [forward|backward|linear|decode] [--variant plain|relaxed] [--threads 1] [--S 1024] [--D 64] [--H 8]
+ *   npm run kernel -- wasm/[forward|backward|linear|decode] [--variant plain|relaxed] [--threads 1] [--S 1024] [--D 64] [--H 8]
  *               [--Hkv 8] [--causal] [--dtype float32] [--tile 96x96] [--repeats 20]
  */
 import { parseArgs } from "node:util";

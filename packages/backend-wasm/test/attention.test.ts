@@ -1,7 +1,6 @@
 import {
   attentionProblem,
   createAttention,
-  linearProblem,
   reference,
   type Backend,
   type DeviceBuffer,
@@ -10,7 +9,7 @@ import {
 import { describe, expect, test } from "vitest";
 import { wasm, createModule, loadBinary } from "../src/index.ts";
 import { WasmBackend } from "../src/backend.ts";
-import { compute, planFor, randomCase, type Case, type Tensors } from "./problems.ts";
+import { compute, LINEAR_CASES, planFor, randomCase, type Case, type Tensors } from "./problems.ts";
 import { openVariant, random, variants } from "./variants.ts";
 
 function largest(...arrays: Float64Array[]): number {
@@ -91,42 +90,16 @@ describe.each(variants)("%s", async (variant) => {
   });
 
   test("linear and its backward over odd sizes and splits give what the definition gives", async () => {
-    for (const [M, K, split] of [
-      [1, 1, [1]],
-      [7, 300, [5, 9, 200]],
-      [100, 64, [192]],
-      [97, 513, [1, 1, 1]],
-      [0, 5, [3]],
-      [3, 0, [4]],
-      [300, 20, [250, 30]],
-    ] as const) {
-      const next = random(M + K);
-      const N = split.reduce((sum: number, width) => sum + width, 0);
-      const array = (length: number) => ({ dtype: "float32", values: Array.from({ length }, next) }) as const;
-      const specs = {
-        x: { shape: [M, K], dtype: "float32" },
-        weight: { shape: [N, K], dtype: "float32" },
-        bias: { shape: [N], dtype: "float32" },
-      } as const;
-      const shared = { x: array(M * K), weight: array(N * K) };
-      const results = Object.fromEntries(
-        split.map((width, n) => [`y${n}`, { dtype: "float32", length: M * width } as const]),
-      );
-      const dys = Object.fromEntries(split.map((width, n) => [`dy${n}`, array(M * width)]));
-      const gradients = {
-        dx: { dtype: "float32", length: M * K },
-        dweight: { dtype: "float32", length: N * K },
-        dbias: { dtype: "float32", length: N },
-      } as const;
+    for (const { label, forward, withoutBias, ...c } of LINEAR_CASES) {
       for (const [problem, inputs, sizes] of [
-        [linearProblem("linear", specs, split), { ...shared, bias: array(N) }, results],
-        [linearProblem("linear", { x: specs.x, weight: specs.weight }, split), shared, results],
-        [linearProblem("linear", specs, split, "linearBackward"), { ...shared, ...dys }, gradients],
+        [forward, c.withBias, c.results],
+        [withoutBias, c.inputs, c.results],
+        [c.backward, c.inputs, c.gradients],
       ] as const) {
         const want = await compute(naive, problem, inputs, sizes);
         const got = await compute(backend, problem, inputs, sizes);
         for (const name of Object.keys(sizes))
-          expectClose(`M=${M} K=${K} ${name}`, got[name], want[name], 4e-6 * largest(want[name]));
+          expectClose(`${label} ${name}`, got[name], want[name], 4e-6 * largest(want[name]));
       }
     }
   });

@@ -4,6 +4,7 @@ import {
   bytesPerElement,
   decode,
   encode,
+  linearProblem,
   outShape,
   plan,
   type AttentionOptionsOf,
@@ -113,3 +114,51 @@ export function randomCase(seed: number, poison: boolean): Case {
   }
   return { forward, backward: attentionProblem(specs, options, "attentionBackward"), inputs, dout };
 }
+
+/** A linear problem of odd sizes: forward and backward, all that they read, and what they give. */
+export interface LinearCase {
+  readonly label: string;
+  readonly forward: Problem;
+  readonly withoutBias: Problem;
+  readonly backward: Problem;
+  /** x, weight and dy0, dy1, ... */
+  readonly inputs: Tensors;
+  /** The same with bias. */
+  readonly withBias: Tensors;
+  readonly results: Readonly<Record<string, { readonly dtype: DType; readonly length: number }>>;
+  readonly gradients: Readonly<Record<string, { readonly dtype: DType; readonly length: number }>>;
+}
+
+/** x [M, K], weight [N, K], and the widths that N is split in. */
+const LINEAR_SIZES = [
+  [1, 1, [1]],
+  [7, 300, [5, 9, 200]],
+  [100, 64, [192]],
+  [500, 64, [192, 192, 192]],
+  [97, 513, [1, 1, 1]],
+  [0, 5, [3]],
+  [3, 0, [4]],
+  [300, 20, [250, 30]],
+] as const;
+
+export const LINEAR_CASES: readonly LinearCase[] = LINEAR_SIZES.map(([M, K, split]) => {
+  const next = random(M + K);
+  const N = split.reduce((sum: number, width) => sum + width, 0);
+  const array = (length: number) => ({ dtype: "float32", values: Float32Array.from({ length }, next) }) as const;
+  const of = (length: number) => ({ dtype: "float32", length }) as const;
+  const x = { shape: [M, K], dtype: "float32" } as const;
+  const weight = { shape: [N, K], dtype: "float32" } as const;
+  const bias = { shape: [N], dtype: "float32" } as const;
+  const dys = split.map((width, n) => [`dy${n}`, array(M * width)] as const);
+  const inputs = { x: array(M * K), weight: array(N * K), ...Object.fromEntries(dys) };
+  return {
+    label: `M=${M} K=${K}`,
+    forward: linearProblem("linear", { x, weight, bias }, split),
+    withoutBias: linearProblem("linear", { x, weight }, split),
+    backward: linearProblem("linear", { x, weight, bias }, split, "linearBackward"),
+    inputs,
+    withBias: { ...inputs, bias: array(N) },
+    results: Object.fromEntries(split.map((width, n) => [`y${n}`, of(M * width)])),
+    gradients: { dx: of(M * K), dweight: of(N * K), dbias: of(N) },
+  };
+});

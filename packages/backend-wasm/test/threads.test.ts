@@ -1,9 +1,9 @@
-import { attentionProblem, countFlops, linearProblem, type Backend, type Problem, type TensorSpec } from "@fa/core";
+import { attentionProblem, countFlops, type Backend, type Problem, type TensorSpec } from "@fa/core";
 import { afterAll, describe, expect, test } from "vitest";
 import { bytesPerElement, encode } from "@fa/core";
 import { THREADS_FROM_FLOPS } from "../src/backend.ts";
 import { pool } from "../src/pool.ts";
-import { compute, planFor, randomCase, type Tensors } from "./problems.ts";
+import { compute, LINEAR_CASES, planFor, randomCase, type Tensors } from "./problems.ts";
 import { openThreads, openVariant, random, variants } from "./variants.ts";
 
 const COUNTS = [2, 3, 8];
@@ -82,32 +82,9 @@ describe.each(variants)("%s: the same bits on 1, 2, 3 and 8 threads", async (var
   });
 
   test("linear, its backward and casts", async () => {
-    for (const [M, K, widths] of [
-      [1, 1, [1]],
-      [7, 300, [5, 9, 200]],
-      [500, 64, [192, 192, 192]],
-      [97, 513, [1, 1, 1]],
-      [0, 5, [3]],
-      [3, 0, [4]],
-      [300, 20, [250, 30]],
-    ] as const) {
-      const next = random(M + K);
-      const N = widths.reduce((sum: number, width) => sum + width, 0);
-      const array = (length: number) => ({ dtype: "float32", values: Float32Array.from({ length }, next) }) as const;
-      const specs = {
-        x: { shape: [M, K], dtype: "float32" },
-        weight: { shape: [N, K], dtype: "float32" },
-        bias: { shape: [N], dtype: "float32" },
-      } as const;
-      const shared = { x: array(M * K), weight: array(N * K) };
-      const of = (length: number) => ({ dtype: "float32", length }) as const;
-      const ys = Object.fromEntries(widths.map((width, n) => [`y${n}`, of(M * width)]));
-      const dys = Object.fromEntries(widths.map((width, n) => [`dy${n}`, array(M * width)]));
-      const gradients = { dx: of(M * K), dweight: of(N * K), dbias: of(N) };
-      const label = `M=${M} K=${K}`;
-      await expectSame(label, linearProblem("linear", specs, widths), { ...shared, bias: array(N) }, ys);
-      const backward = linearProblem("linear", specs, widths, "linearBackward");
-      await expectSame(label, backward, { ...shared, ...dys }, gradients);
+    for (const { label, forward, backward, inputs, withBias, results, gradients } of LINEAR_CASES) {
+      await expectSame(label, forward, withBias, results);
+      await expectSame(label, backward, inputs, gradients);
     }
     for (const elements of [0, 1, 1001, 2 ** 18, 2 ** 18 + 7, 3 * 2 ** 18 - 1]) {
       const values = Float32Array.from({ length: elements }, random(elements));

@@ -9,7 +9,7 @@ export {
   type LinearGradients,
 } from "./attention.ts";
 export { Tensor } from "./tensor.ts";
-export { FaError, checkNames, nearest, refuse, show, type Complaint, type FaErrorCode } from "./errors.ts";
+export { FaError, nearest, refuse, show, type Complaint, type FaErrorCode } from "./errors.ts";
 export { reference, type ReferenceOptions } from "./reference/backend.ts";
 export type { CandidateReport, Selection } from "./select.ts";
 export type { MeasuredProblem } from "./measure.ts";
