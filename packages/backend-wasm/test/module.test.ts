@@ -1,7 +1,9 @@
+import { attentionProblem, createAttention } from "@fa/core";
 import { expect, test } from "vitest";
 import { createModule, loadBinary, supportedVariant, wasm } from "../src/index.ts";
 import { newMemory } from "../src/module.ts";
-import { variants } from "./variants.ts";
+import { compute } from "./problems.ts";
+import { openVariant, random, variants } from "./variants.ts";
 
 test("the factory gives an instance with its own memory each time", async () => {
   const [a, b] = await Promise.all([createModule(), createModule()]);
@@ -77,6 +79,32 @@ test("the provider's probe says which SIMD it found", async () => {
   expect(ok).toBe(true);
   expect(device).toContain("WebAssembly");
   expect(reason).toContain(supportedVariant());
+});
+
+test.each(variants)("simd: %s is the build that runs", async (simd) => {
+  const fa = await createAttention({ backends: [wasm({ simd, threads: 1 })] });
+  expect(fa.report[0].reason).toContain(`${simd} SIMD`);
+  const shape = [1, 1, 64, 64];
+  const x = fa.tensor(Float32Array.from({ length: 64 * 64 }, random(1)), { shape });
+  expect(fa.plan(x, x, x).kernel.id).toMatch(new RegExp(`-${simd}$`));
+  const { out } = await fa.attention(x, x, x);
+  const bits = String(await out.data());
+  // The plan is what is said; the bits are what was run: a multiply-add in one rounding gives others than two roundings.
+  const backend = await openVariant(simd);
+  const problem = attentionProblem({ q: x, k: x, v: x });
+  const values = { dtype: "float32", values: (await x.data()) as Float32Array } as const;
+  const same = await compute(
+    backend,
+    problem,
+    { q: values, k: values, v: values },
+    { out: { dtype: "float32", length: 64 * 64 } },
+  );
+  expect(bits).toBe(String(Float32Array.from(same.out)));
+  await fa.dispose();
+});
+
+test.each(["fast", "simd128", 1, null])("simd: %s is refused", (simd) => {
+  expect(() => wasm({ simd: simd as never })).toThrow(expect.objectContaining({ code: "FA_OPTION" }));
 });
 
 test.each([0, -1, 1.5, NaN, "2"])("threads: %s is refused", (threads) => {
