@@ -1,0 +1,110 @@
+/** Runs passes on Dawn without the back end around them: what a kernel is tested with before anything else is. */
+import { create, globals } from "webgpu";
+import type { DeviceLimits, Pass } from "../src/kernels/row.ts";
+import { expand } from "../src/wgsl.ts";
+import { SHADERS } from "../src/generated/shaders.ts";
+
+Object.assign(globalThis, globals);
+if (process.env["FA_VULKAN_ICD"]) process.env["VK_DRIVER_FILES"] = process.env["FA_VULKAN_ICD"];
+
+// One instance a process, kept for as long as it lives. Without the feature shaders compile 20 times faster on SwiftShader.
+const software = create(["disable-dawn-features=use_vulkan_zero_initialize_workgroup_memory_extension"]);
+
+/** A device of the software adapter, with default limits and no feature. */
+export async function softwareDevice(): Promise<GPUDevice> {
+  const adapter = await software.requestAdapter();
+  if (!adapter) throw new Error("no software Vulkan driver: npm run doctor says how to get one");
+  return adapter.requestDevice();
+}
+
+export function limitsOf({ limits }: GPUDevice): DeviceLimits {
+  return {
+    maxComputeWorkgroupStorageSize: limits.maxComputeWorkgroupStorageSize,
+    maxComputeInvocationsPerWorkgroup: limits.maxComputeInvocationsPerWorkgroup,
+    maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,
+    maxStorageBuffersPerShaderStage: limits.maxStorageBuffersPerShaderStage,
+    minStorageBufferOffsetAlignment: limits.minStorageBufferOffsetAlignment,
+    subgroupMinSize: 0,
+    subgroupMaxSize: 0,
+  };
+}
+
+/** WGSL of a shader file, or of text that includes others. */
+export function shaderText(shader: string, params: Pass["params"]): string {
+  return Object.hasOwn(SHADERS, shader)
+    ? expand(shader, params, SHADERS)
+    : expand("test", params, { ...SHADERS, test: shader });
+}
+
+/** Compiles a pass. @throws with the compiler's messages */
+export async function compile(device: GPUDevice, { shader, params }: Pick<Pass, "shader" | "params">) {
+  device.pushErrorScope("validation");
+  const code = shaderText(shader, params);
+  const module = device.createShaderModule({ code });
+  const pipeline = device.createComputePipeline({ layout: "auto", compute: { module, entryPoint: "main" } });
+  const error = await device.popErrorScope();
+  if (error) throw new Error(`${error.message}\n${code}`);
+  return pipeline;
+}
+
+/** Runs passes in order on buffers of the names and contents given; resolves to what the buffers named hold then. */
+export async function runPasses<N extends string>(
+  device: GPUDevice,
+  passes: readonly Pass[],
+  contents: Readonly<Record<string, Uint8Array>>,
+  results: readonly N[],
+): Promise<Record<N, Uint8Array<ArrayBuffer>>> {
+  const buffers = new Map<string, GPUBuffer>();
+  const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
+  for (const [name, bytes] of Object.entries(contents)) {
+    const size = Math.max(4, Math.ceil(bytes.byteLength / 4) * 4);
+    const buffer = device.createBuffer({ size, usage, mappedAtCreation: true });
+    new Uint8Array(buffer.getMappedRange()).set(bytes);
+    buffer.unmap();
+    buffers.set(name, buffer);
+  }
+  const pipelines = await Promise.all(passes.map((pass) => compile(device, pass)));
+  device.pushErrorScope("validation");
+  const encoder = device.createCommandEncoder();
+  for (const [n, pass] of passes.entries()) {
+    if (pass.workgroups === 0) continue;
+    const words = Uint32Array.from([0, pass.workgroups, ...pass.uniforms]);
+    const uniforms = device.createBuffer({
+      size: Math.ceil(words.byteLength / 16) * 16,
+      usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
+    });
+    device.queue.writeBuffer(uniforms, 0, words);
+    const entries: GPUBindGroupEntry[] = pass.buffers.map(({ name, offset = 0, bytes }, at) => {
+      const buffer = buffers.get(name);
+      if (!buffer) throw new Error(`${pass.shader} wants a buffer ${name}`);
+      return { binding: at + 1, resource: { buffer, offset, ...(bytes !== undefined && { size: bytes }) } };
+    });
+    const group = device.createBindGroup({
+      layout: pipelines[n].getBindGroupLayout(0),
+      entries: [{ binding: 0, resource: { buffer: uniforms } }, ...entries],
+    });
+    const compute = encoder.beginComputePass();
+    compute.setPipeline(pipelines[n]);
+    compute.setBindGroup(0, group);
+    const x = Math.min(pass.workgroups, 65535);
+    compute.dispatchWorkgroups(x, Math.ceil(pass.workgroups / x));
+    compute.end();
+  }
+  const read = results.map((name) => {
+    const buffer = buffers.get(name)!;
+    const copy = device.createBuffer({ size: buffer.size, usage: GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ });
+    encoder.copyBufferToBuffer(buffer, 0, copy, 0, buffer.size);
+    return { name, copy };
+  });
+  device.queue.submit([encoder.finish()]);
+  const error = await device.popErrorScope();
+  if (error) throw new Error(error.message);
+  const found = {} as Record<N, Uint8Array<ArrayBuffer>>;
+  for (const { name, copy } of read) {
+    await copy.mapAsync(GPUMapMode.READ);
+    found[name] = new Uint8Array(copy.getMappedRange()).slice(0, contents[name].byteLength);
+    copy.destroy();
+  }
+  for (const buffer of buffers.values()) buffer.destroy();
+  return found;
+}
