@@ -48,7 +48,7 @@ export interface Pass {
 
 /** A row of the kernel table: core's facts, and how its passes are made. */
 export interface WebgpuRow<P extends Problem = Problem> extends KernelRow {
-  readonly passes: (plan: Plan<P>, limits: DeviceLimits) => readonly Pass[];
+  passes(plan: Plan<P>, limits: DeviceLimits): readonly Pass[];
 }
 
 /** Writes the words of a uniform struct: unsigned and signed integers as they are, floats as their bits. */
