@@ -127,6 +127,32 @@ export class Attention {
   }
 
   /**
+   * A tensor on memory of yours, in the platform's own terms: a `GPUBuffer` of the device that `webgpu({ device })` was
+   * given. Nothing is copied; the memory stays yours, and has to live as long as the tensor.
+   * @throws FaError FA_UNSUPPORTED if the back end has no such memory, FA_TENSOR, FA_SHAPE, FA_DTYPE, FA_OPTION, FA_DISPOSED
+   */
+  wrap(native: unknown, options: { readonly shape: readonly number[]; readonly dtype?: DType | undefined }): Tensor {
+    this.#checkOpen("wrap");
+    checkOptions("wrap", options, ["shape", "dtype"]);
+    const { shape, dtype = "float32" } = options;
+    checkShape("wrap", shape);
+    checkDType("wrap(dtype)", dtype);
+    if (!this.#backend.wrap) this.#lacks("wrap", "memory that can be shared");
+    return this.#own(this.#backend.wrap(native, elementsOf(shape) * bytesPerElement(dtype)), shape, dtype);
+  }
+
+  /**
+   * A tensor's memory in the platform's own terms, such as its `GPUBuffer`: not a copy. It holds the elements from its start, and
+   * is valid until the tensor is disposed.
+   * @throws FaError FA_UNSUPPORTED if the back end has no such memory, FA_TENSOR, FA_DISPOSED
+   */
+  native(tensor: Tensor): unknown {
+    const { tensor: buffer } = this.#bind("native", { tensor });
+    if (!this.#backend.native) this.#lacks("native", "memory that can be shared");
+    return this.#backend.native(buffer);
+  }
+
+  /**
    * The tensor's numbers in another float dtype, rounded once to nearest even; float8e4m3 saturates at +-448.
    * @throws FaError FA_DTYPE, FA_TENSOR, FA_DISPOSED, FA_OUT_OF_MEMORY, FA_UNSUPPORTED
    */
@@ -170,10 +196,7 @@ export class Attention {
   async attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Promise<AttentionResult> {
     const bindings = this.#bind("attention", { q, k, v }, options);
     const problem = attentionProblem({ q, k, v }, options);
-    const results = await this.#run("attention", problem, bindings, {
-      out: { shape: outShape(problem), dtype: problem.resultDType },
-      ...(options.returnLse && { lse: { shape: lseShape(problem), dtype: "float32" } }),
-    });
+    const results = await this.#run("attention", problem, bindings, attentionResults(problem, options));
     return results as unknown as AttentionResult;
   }
 
@@ -298,6 +321,28 @@ export class Attention {
   }
 
   /**
+   * `attention`, recorded into a list of commands of yours (for WebGPU a `GPUCommandEncoder`) instead of run: it runs when and
+   * where you submit it. Kernels that were not compiled yet are compiled in place; awaiting one `attention` of the same shapes
+   * before avoids the wait. Dispose nothing that takes part before it is submitted.
+   * @throws FaError as `attention`, and FA_UNSUPPORTED if the back end records no commands
+   */
+  encode(encoder: unknown, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): AttentionResult {
+    const bindings = this.#bind("encode", { q, k, v }, options);
+    const problem = attentionProblem({ q, k, v }, options);
+    const backend = this.#backend;
+    if (!backend.encode) this.#lacks("encode", "lists of commands to record into");
+    const planned = this.#plan("encode", problem);
+    const made = this.#results("encode", attentionResults(problem, options));
+    try {
+      backend.encode(encoder, planned, { ...bindings, ...made.buffers });
+      return made.tensors as unknown as AttentionResult;
+    } catch (error) {
+      made.dispose();
+      throw error;
+    }
+  }
+
+  /**
    * The plan that `attention` would run, without running it: `describePlan(fa.plan(q, k, v, options))` prints it.
    * @throws FaError as `attention`
    */
@@ -381,26 +426,14 @@ export class Attention {
   }
 
   /** Plans, allocates the results, and enqueues. On failure the results are freed and nothing else has changed. */
-  async #run(
-    where: string,
-    problem: Problem,
-    inputs: Bindings,
-    specs: Readonly<Record<string, { readonly shape: readonly number[]; readonly dtype: DType }>>,
-  ): Promise<Record<string, Tensor>> {
-    for (const { shape } of Object.values(specs)) checkShape(where, shape);
+  async #run(where: string, problem: Problem, inputs: Bindings, specs: ResultSpecs): Promise<Record<string, Tensor>> {
     const planned = this.#plan(where, problem);
-    const results: Record<string, Tensor> = {};
-    const bindings: Record<string, Storage["buffer"]> = { ...inputs };
+    const { tensors, buffers, dispose } = this.#results(where, specs);
     try {
-      for (const [name, { shape, dtype }] of Object.entries(specs)) {
-        const buffer = this.#backend.allocate(elementsOf(shape) * bytesPerElement(dtype));
-        bindings[name] = buffer;
-        results[name] = this.#own(buffer, shape, dtype);
-      }
-      await this.#backend.run(planned, bindings);
-      return results;
+      await this.#backend.run(planned, { ...inputs, ...buffers });
+      return tensors;
     } catch (error) {
-      for (const tensor of Object.values(results)) tensor.dispose();
+      dispose();
       if (error instanceof FaError) throw error;
       throw new FaError(
         "FA_BACKEND",
@@ -409,4 +442,42 @@ export class Attention {
       );
     }
   }
+
+  /** New tensors for results, all or none. */
+  #results(where: string, specs: ResultSpecs) {
+    for (const { shape } of Object.values(specs)) checkShape(where, shape);
+    const tensors: Record<string, Tensor> = {};
+    const buffers: Record<string, Storage["buffer"]> = {};
+    const dispose = (): void => {
+      for (const tensor of Object.values(tensors)) tensor.dispose();
+    };
+    try {
+      for (const [name, { shape, dtype }] of Object.entries(specs)) {
+        buffers[name] = this.#backend.allocate(elementsOf(shape) * bytesPerElement(dtype));
+        tensors[name] = this.#own(buffers[name], shape, dtype);
+      }
+      return { tensors, buffers, dispose };
+    } catch (error) {
+      dispose();
+      throw error;
+    }
+  }
+
+  #lacks(where: string, what: string): never {
+    refuse("FA_UNSUPPORTED", {
+      where,
+      rule: `the back end must have ${what}`,
+      got: this.#backend.name,
+      fix: "Use it with webgpu().",
+    });
+  }
+}
+
+type ResultSpecs = Readonly<Record<string, { readonly shape: readonly number[]; readonly dtype: DType }>>;
+
+function attentionResults(problem: AttentionProblem, { returnLse }: AttentionOptions): ResultSpecs {
+  return {
+    out: { shape: outShape(problem), dtype: problem.resultDType },
+    ...(returnLse && { lse: { shape: lseShape(problem), dtype: "float32" } }),
+  };
 }

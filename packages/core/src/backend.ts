@@ -69,6 +69,17 @@ export interface Backend {
   /** Resolves when all work given before is done. */
   sync(): Promise<void>;
 
+  /**
+   * A buffer on memory that the caller has in the platform's own terms, such as a `GPUBuffer`: shared, not copied. `free` lets go
+   * of it and leaves it alone.
+   * @throws FaError FA_TENSOR, FA_SHAPE if it cannot be used as `bytes` bytes
+   */
+  wrap?(native: unknown, bytes: number): DeviceBuffer;
+  /** The memory of a buffer in the platform's own terms. It stays the buffer's. */
+  native?(buffer: DeviceBuffer): unknown;
+  /** Records a plan into a caller's list of commands instead of running it. */
+  encode?(encoder: unknown, plan: Plan, bindings: Bindings): void;
+
   memory(): MemoryUse;
   /** Measures the roof, in about 100 ms. */
   roof(): Promise<Roof>;

@@ -48,7 +48,8 @@ export interface Pass {
 
 /** A row of the kernel table: core's facts, and how its passes are made. */
 export interface WebgpuRow<P extends Problem = Problem> extends KernelRow {
-  passes(plan: Plan<P>, limits: DeviceLimits): readonly Pass[];
+  /** @param bound names of the tensors that this call has, such as `lse` when it is wanted */
+  passes(plan: Plan<P>, limits: DeviceLimits, bound: ReadonlySet<string>): readonly Pass[];
 }
 
 /** Writes the words of a uniform struct: unsigned and signed integers as they are, floats as their bits. */

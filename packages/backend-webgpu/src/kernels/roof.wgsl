@@ -1,0 +1,31 @@
+// Multiplications and additions in registers alone: what the arithmetic of the device can do at best.
+// 8 accumulators of 4 lanes; a round is one multiply-add of each.
+
+struct Uniforms {
+  rounds: u32,
+  factor: f32,
+}
+
+@group(0) @binding(0) var<uniform> uniforms: Uniforms;
+@group(0) @binding(1) var<storage, read_write> sums: array<f32>;
+
+@compute @workgroup_size(256)
+fn main(@builtin(global_invocation_id) id: vec3u) {
+  let factor = vec4f(uniforms.factor);
+  //#for n in 8
+  var a_${n} = vec4f(f32(id.x + ${n}u));
+  //#endfor
+  for (var round = 0u; round < uniforms.rounds; round++) {
+    //#for n in 8
+    a_${n} = fma(a_${n}, factor, vec4f(${n}.0));
+    //#endfor
+  }
+  var sum = vec4f();
+  //#for n in 8
+  sum += a_${n};
+  //#endfor
+  // Never true, but the compiler does not know.
+  if (dot(sum, sum) == -1.0) {
+    sums[0] = sum.x;
+  }
+}

@@ -1,0 +1,214 @@
+import type { Plan } from "@fa/core";
+import { USAGE, type WebgpuBuffer } from "./buffers.ts";
+import type { Device } from "./device.ts";
+import { SHADERS } from "./generated/shaders.ts";
+import type { BufferWindow, DeviceLimits, Pass, WebgpuRow } from "./kernels/row.ts";
+import { expand, type ShaderParams } from "./wgsl.ts";
+
+/** Workgroups that a dispatch may have along one dimension, on every device. */
+const MAX_WORKGROUPS = 65535;
+
+/** Prepared plans that are kept: their shaders are compiled and their uniforms on the device. */
+const PREPARED_PLANS = 128;
+
+/** Operations that a dispatch may have on a device of unknown speed: a second on a slow integrated one. */
+const FIRST_FLOPS_A_DISPATCH = 5e11;
+/** How long a dispatch may take on a device whose speed is known, in seconds. Systems reset devices that hang for two. */
+const SECONDS_A_DISPATCH = 0.4;
+
+/** A pipeline, or its coming into being. */
+interface Compiled {
+  readonly descriptor: GPUComputePipelineDescriptor;
+  ready: { readonly pipeline: GPUComputePipeline; readonly layout: GPUBindGroupLayout } | undefined;
+  pending: Promise<void> | undefined;
+}
+
+interface Dispatch {
+  readonly compiled: Compiled;
+  readonly uniforms: GPUBuffer;
+  readonly buffers: readonly BufferWindow[];
+  readonly workgroups: readonly [number, number];
+  readonly flops: number;
+}
+
+/** A plan that can be enqueued at once. */
+export interface Prepared {
+  readonly kernel: string;
+  readonly dispatches: readonly Dispatch[];
+  readonly workspaceBytes: number;
+  readonly flops: number;
+  /** Whether it went through the device's validation before. */
+  tried: boolean;
+}
+
+/** Turns plans into dispatches. Shaders and uniforms are made once; a problem of the same shape finds them ready. */
+export class Launcher {
+  readonly #device: Device;
+  readonly #limits: DeviceLimits;
+  readonly #compiled = new Map<string, Compiled>();
+  /** The one used last comes last. */
+  readonly #prepared = new Map<string, Prepared>();
+  #flopsADispatch = FIRST_FLOPS_A_DISPATCH;
+
+  constructor(device: Device, limits: DeviceLimits) {
+    this.#device = device;
+    this.#limits = limits;
+  }
+
+  /** Shaders compiled so far. */
+  get shaders(): number {
+    return this.#compiled.size;
+  }
+
+  /**
+   * Dispatches of a plan. What is not compiled yet is pending in them; see `compile`.
+   * @param bound names of the tensors of the call
+   */
+  prepare(plan: Plan, bound: readonly string[]): Prepared {
+    const { problem, kernel, tile } = plan;
+    const key = JSON.stringify([kernel.id, tile, bound, problem], (_, value: unknown) =>
+      typeof value === "bigint" ? `${value}n` : value,
+    );
+    let prepared = this.#prepared.get(key);
+    if (prepared) {
+      this.#prepared.delete(key);
+    } else {
+      const passes = (kernel as WebgpuRow).passes(plan, this.#limits, new Set(bound)).filter(({ workgroups }) => workgroups > 0);
+      const dispatches = passes.flatMap((pass) => this.#dispatchesOf(pass));
+      prepared = {
+        kernel: kernel.id,
+        dispatches,
+        workspaceBytes: plan.workspaceBytes,
+        flops: dispatches.reduce((sum, { flops }) => sum + flops, 0),
+        tried: false,
+      };
+    }
+    this.#prepared.set(key, prepared);
+    if (this.#prepared.size > PREPARED_PLANS) {
+      const [oldest, { dispatches }] = this.#prepared.entries().next().value!;
+      this.#prepared.delete(oldest);
+      for (const { uniforms } of dispatches) uniforms.destroy();
+    }
+    return prepared;
+  }
+
+  /** Resolves when all shaders of a plan are compiled; undefined if they are. */
+  compile({ dispatches, kernel }: Prepared): Promise<void> | undefined {
+    const pending = new Set(dispatches.map(({ compiled }) => compiled.pending).filter((one) => one !== undefined));
+    if (pending.size === 0) return undefined;
+    return this.#device.settle(`compiling kernel ${kernel}`, Promise.all(pending).then(() => {}));
+  }
+
+  /** Compiles in place what is not compiled yet: slower, but there when the call returns. */
+  compileNow({ dispatches }: Prepared): void {
+    for (const { compiled } of dispatches) {
+      if (!compiled.ready) finish(compiled, this.#device.gpu.createComputePipeline(compiled.descriptor));
+    }
+  }
+
+  /** Records the dispatches from `from` on, up to as many operations as one submission may have; where to go on from. */
+  record(encoder: GPUCommandEncoder, { dispatches }: Prepared, buffers: BuffersByName, from = 0, all = false): number {
+    const pass = encoder.beginComputePass();
+    let flops = 0;
+    let at = from;
+    for (; at < dispatches.length && (all || at === from || flops + dispatches[at].flops <= this.#flopsADispatch); at++) {
+      const { compiled, uniforms, buffers: windows, workgroups } = dispatches[at];
+      flops += dispatches[at].flops;
+      const { pipeline, layout } = compiled.ready!;
+      pass.setPipeline(pipeline);
+      pass.setBindGroup(0, this.#bindGroup(layout, uniforms, windows, buffers));
+      pass.dispatchWorkgroups(...workgroups);
+    }
+    pass.end();
+    return at;
+  }
+
+  /** Whether the time that so much work takes says something about the speed of the device. */
+  wantsToLearn(flops: number): boolean {
+    return flops > this.#flopsADispatch / 50;
+  }
+
+  /** Learns the speed of the device from work that took so long, or less. */
+  learn(flops: number, seconds: number): void {
+    this.#flopsADispatch = Math.max(this.#flopsADispatch, (flops / seconds) * SECONDS_A_DISPATCH);
+  }
+
+  dispose(): void {
+    for (const { dispatches } of this.#prepared.values()) for (const { uniforms } of dispatches) uniforms.destroy();
+    this.#prepared.clear();
+    this.#compiled.clear();
+  }
+
+  #bindGroup(
+    layout: GPUBindGroupLayout,
+    uniforms: GPUBuffer,
+    windows: readonly BufferWindow[],
+    buffers: BuffersByName,
+  ): GPUBindGroup {
+    const entries: GPUBindGroupEntry[] = [{ binding: 0, resource: { buffer: uniforms } }];
+    for (const [n, { name, offset = 0, bytes }] of windows.entries()) {
+      const { gpu } = buffers[name];
+      const size = bytes === undefined ? gpu.size - offset : Math.min(Math.ceil(bytes / 16) * 16, gpu.size - offset);
+      entries.push({ binding: n + 1, resource: { buffer: gpu, offset, size } });
+    }
+    return this.#device.gpu.createBindGroup({ layout, entries });
+  }
+
+  #dispatchesOf({ shader, params, uniforms, buffers, workgroups, flops }: Pass): Dispatch[] {
+    const compiled = this.#pipeline(shader, params);
+    const most = Math.max(1, Math.floor(this.#flopsADispatch / (flops / workgroups)));
+    const dispatches: Dispatch[] = [];
+    for (let first = 0; first < workgroups; first += most) {
+      const end = Math.min(first + most, workgroups);
+      const x = Math.min(end - first, MAX_WORKGROUPS);
+      const words = Uint32Array.of(first, end, ...uniforms);
+      dispatches.push({
+        compiled,
+        uniforms: this.#uniforms(words),
+        buffers,
+        workgroups: [x, Math.ceil((end - first) / x)],
+        flops: (flops / workgroups) * (end - first),
+      });
+    }
+    return dispatches;
+  }
+
+  #uniforms(words: Uint32Array): GPUBuffer {
+    const size = Math.ceil(words.length / 4) * 16;
+    const buffer = this.#device.gpu.createBuffer({ size, usage: USAGE.UNIFORM, mappedAtCreation: true });
+    new Uint32Array(buffer.getMappedRange()).set(words);
+    buffer.unmap();
+    return buffer;
+  }
+
+  #pipeline(shader: string, params: ShaderParams): Compiled {
+    const key = `${shader} ${JSON.stringify(params)}`;
+    const known = this.#compiled.get(key);
+    if (known) return known;
+    const { gpu } = this.#device;
+    const code = expand(shader, params, SHADERS);
+    const { value: module, verdict } = this.#device.scoped(`compiling ${shader}`, () =>
+      gpu.createShaderModule({ label: key, code }),
+    );
+    const descriptor = { label: key, layout: "auto", compute: { module, entryPoint: "main" } } as const;
+    const compiled: Compiled = { descriptor, ready: undefined, pending: undefined };
+    compiled.pending = gpu.createComputePipelineAsync(descriptor).then(
+      (pipeline) => finish(compiled, pipeline),
+      async (error: unknown) => {
+        // The module's own complaint says more.
+        throw (await verdict) ?? error;
+      },
+    );
+    // Whoever needs it hears of it; it may be nobody.
+    compiled.pending.catch(() => {});
+    this.#compiled.set(key, compiled);
+    return compiled;
+  }
+}
+
+function finish(compiled: Compiled, pipeline: GPUComputePipeline): void {
+  compiled.ready ??= { pipeline, layout: pipeline.getBindGroupLayout(0) };
+  compiled.pending = undefined;
+}
+
+export type BuffersByName = Readonly<Record<string, WebgpuBuffer>>;
