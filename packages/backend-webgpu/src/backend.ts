@@ -162,7 +162,7 @@ export class WebgpuBackend implements Backend {
       buffers.out.attached = workspace;
       buffers.workspace = workspace;
     }
-    this.#launcher.record(encoder as GPUCommandEncoder, prepared, buffers, 0, true);
+    this.#launcher.recordAll(encoder as GPUCommandEncoder, prepared.dispatches, buffers);
   }
 
   async sync(): Promise<void> {
@@ -206,7 +206,7 @@ export class WebgpuBackend implements Backend {
     const { kernel, dispatches, flops } = prepared;
     const start = performance.now();
     const { verdict } = this.#device.scoped(`running kernel ${kernel}`, () => {
-      for (let at = 0; at < dispatches.length; ) {
+      for (let at = 0; at < dispatches.length;) {
         this.#submit((encoder) => {
           at = this.#launcher.record(encoder, prepared, buffers, at);
         });

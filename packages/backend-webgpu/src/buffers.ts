@@ -61,7 +61,8 @@ export class Buffers {
   make(bytes: number, fill?: (buffer: GPUBuffer) => void): WebgpuBuffer {
     const size = sizeClass(bytes);
     const { maxBufferSize } = this.#device.gpu.limits;
-    if (size > maxBufferSize) throw outOfMemory(`a buffer of ${bytes} bytes`, `a device whose buffers hold ${maxBufferSize}`);
+    if (size > maxBufferSize)
+      throw outOfMemory(`a buffer of ${bytes} bytes`, `a device whose buffers hold ${maxBufferSize}`);
     let gpu = this.#takeIdle(size);
     let verdict: Verdict | undefined;
     if (gpu && !fill) {

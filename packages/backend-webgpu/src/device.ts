@@ -15,13 +15,16 @@ export class Device {
   constructor(gpu: GPUDevice, owned: boolean) {
     this.gpu = gpu;
     this.owned = owned;
-    void gpu.lost.then(({ reason, message }) => {
-      const how = reason === "destroyed" ? "it was destroyed" : message || "no reason given";
-      this.#lost = new FaError(
-        "FA_DEVICE_LOST",
-        `webgpu: the device must be there; got a lost one: ${how}. Make a new Attention with createAttention.`,
-      );
-    });
+    void this.#watch();
+  }
+
+  async #watch(): Promise<void> {
+    const { reason, message } = await this.gpu.lost;
+    const how = reason === "destroyed" ? "it was destroyed" : message || "no reason given";
+    this.#lost = new FaError(
+      "FA_DEVICE_LOST",
+      `webgpu: the device must be there; got a lost one: ${how}. Make a new Attention with createAttention.`,
+    );
   }
 
   throwIfLost(): void {
@@ -63,7 +66,9 @@ export class Device {
       if (this.#lost) return this.#lost;
       for (const [n, error] of errors.entries()) {
         if (!error) continue;
-        return SCOPES[SCOPES.length - 1 - n] === "out-of-memory" ? outOfMemory(what, error.message) : backendError(what, error.message);
+        return SCOPES[SCOPES.length - 1 - n] === "out-of-memory"
+          ? outOfMemory(what, error.message)
+          : backendError(what, error.message);
       }
       return undefined;
     } catch (error) {

@@ -73,7 +73,9 @@ export class Launcher {
     if (prepared) {
       this.#prepared.delete(key);
     } else {
-      const passes = (kernel as WebgpuRow).passes(plan, this.#limits, new Set(bound)).filter(({ workgroups }) => workgroups > 0);
+      const passes = (kernel as WebgpuRow)
+        .passes(plan, this.#limits, new Set(bound))
+        .filter(({ workgroups }) => workgroups > 0);
       const dispatches = passes.flatMap((pass) => this.#dispatchesOf(pass));
       prepared = {
         kernel: kernel.id,
@@ -93,10 +95,10 @@ export class Launcher {
   }
 
   /** Resolves when all shaders of a plan are compiled; undefined if they are. */
-  compile({ dispatches, kernel }: Prepared): Promise<void> | undefined {
+  compile({ dispatches, kernel }: Prepared): Promise<unknown> | undefined {
     const pending = new Set(dispatches.map(({ compiled }) => compiled.pending).filter((one) => one !== undefined));
     if (pending.size === 0) return undefined;
-    return this.#device.settle(`compiling kernel ${kernel}`, Promise.all(pending).then(() => {}));
+    return this.#device.settle(`compiling kernel ${kernel}`, Promise.all(pending));
   }
 
   /** Compiles in place what is not compiled yet: slower, but there when the call returns. */
@@ -106,21 +108,25 @@ export class Launcher {
     }
   }
 
-  /** Records the dispatches from `from` on, up to as many operations as one submission may have; where to go on from. */
-  record(encoder: GPUCommandEncoder, { dispatches }: Prepared, buffers: BuffersByName, from = 0, all = false): number {
+  /** Records the dispatches from `from` on, as many as one submission may have; where to go on from. */
+  record(encoder: GPUCommandEncoder, { dispatches }: Prepared, buffers: BuffersByName, from: number): number {
+    let flops = dispatches[from].flops;
+    let end = from + 1;
+    while (end < dispatches.length && flops + dispatches[end].flops <= this.#flopsADispatch)
+      flops += dispatches[end++].flops;
+    this.recordAll(encoder, dispatches.slice(from, end), buffers);
+    return end;
+  }
+
+  recordAll(encoder: GPUCommandEncoder, dispatches: readonly Dispatch[], buffers: BuffersByName): void {
     const pass = encoder.beginComputePass();
-    let flops = 0;
-    let at = from;
-    for (; at < dispatches.length && (all || at === from || flops + dispatches[at].flops <= this.#flopsADispatch); at++) {
-      const { compiled, uniforms, buffers: windows, workgroups } = dispatches[at];
-      flops += dispatches[at].flops;
+    for (const { compiled, uniforms, buffers: windows, workgroups } of dispatches) {
       const { pipeline, layout } = compiled.ready!;
       pass.setPipeline(pipeline);
       pass.setBindGroup(0, this.#bindGroup(layout, uniforms, windows, buffers));
       pass.dispatchWorkgroups(...workgroups);
     }
     pass.end();
-    return at;
   }
 
   /** Whether the time that so much work takes says something about the speed of the device. */

@@ -22,7 +22,7 @@ export async function measureRoof(device: Device, budgetMs = 100): Promise<Roof>
   let gflops = 0;
   try {
     const deadline = performance.now() + budgetMs;
-    for (let rounds = 1; performance.now() < deadline; ) {
+    for (let rounds = 1; performance.now() < deadline;) {
       gpu.queue.writeBuffer(uniforms, 0, Uint32Array.of(rounds));
       gpu.queue.writeBuffer(uniforms, 4, Float32Array.of(0.999));
       const encoder = gpu.createCommandEncoder();

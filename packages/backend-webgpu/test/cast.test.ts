@@ -18,7 +18,7 @@ function numbers(dtype: FloatDType, elements: number): Uint8Array<ArrayBuffer> {
 
 async function cast(dtype: FloatDType, resultDType: FloatDType, elements: number, limits: DeviceLimits) {
   const problem: CastProblem = { op: "cast", dtype, resultDType, elements };
-  const passes = CAST.passes(planOf(CAST, problem), limits);
+  const passes = CAST.passes(planOf(CAST, problem), limits, new Set());
   const y = new Uint8Array(elements * bytesPerElement(resultDType));
   const x = numbers(dtype, elements);
   return {
@@ -52,5 +52,5 @@ test("what a binding cannot show at once is cast by windows", async () => {
 
 test("no elements, no passes", () => {
   const problem = { op: "cast", dtype: "float32", resultDType: "float16", elements: 0 } as const;
-  expect(CAST.passes(planOf(CAST, problem), limitsOf(device))).toEqual([]);
+  expect(CAST.passes(planOf(CAST, problem), limitsOf(device), new Set())).toEqual([]);
 });
