@@ -4,7 +4,7 @@
 import { playwright } from "@vitest/browser-playwright";
 import { defaultClientConditions, defaultServerConditions } from "vite";
 import { defineConfig, type TestProjectInlineConfiguration } from "vitest/config";
-import { findChromium, findOracle, findSoftwareVulkan } from "./tools/test-needs.ts";
+import { findChromium, findLavapipe, findOracle, findSoftwareVulkan, offerVulkanLoader } from "./tools/test-needs.ts";
 
 const BROWSER_TESTS = "packages/*/test/**/*.browser.test.ts";
 
@@ -19,6 +19,9 @@ const CHROMIUM_ARGS = [
   "--disable-sync",
 ];
 
+const vulkan = findSoftwareVulkan();
+offerVulkanLoader(vulkan);
+
 const pathOf = (need: { path?: string | undefined }): string => need.path ?? "";
 
 const node: TestProjectInlineConfiguration = {
@@ -30,7 +33,11 @@ const node: TestProjectInlineConfiguration = {
     exclude: [BROWSER_TESTS, "**/node_modules/**"],
     setupFiles: ["tools/fixed-seed.ts"],
     // Where tests find what lies outside the repository; empty when it is not here.
-    env: { FA_ORACLE: pathOf(findOracle()), FA_VULKAN_ICD: pathOf(findSoftwareVulkan()) },
+    env: {
+      FA_ORACLE: pathOf(findOracle()),
+      FA_VULKAN_ICD: pathOf(vulkan),
+      FA_LAVAPIPE_ICD: pathOf(findLavapipe()),
+    },
     testTimeout: 60_000,
   },
 };

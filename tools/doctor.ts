@@ -1,7 +1,7 @@
 // npm run doctor: which of the things that tests need are here, and how to get the others.
 // Exits 1 when something is missing.
 
-import { findChromium, findClang, findOracle, findSoftwareVulkan, type Need } from "./test-needs.ts";
+import { findChromium, findClang, findLavapipe, findOracle, findSoftwareVulkan, type Need } from "./test-needs.ts";
 
 function node(): Need {
   const major = Number(process.versions.node.split(".")[0]);
@@ -15,6 +15,7 @@ const needs: readonly (readonly [string, string, Need])[] = [
   ["Node >= 24", "everything", node()],
   ["Chromium", "browser tests", findChromium()],
   ["software Vulkan", "WebGPU tests without a GPU", findSoftwareVulkan()],
+  ["lavapipe", "WebGPU tests with float16 without a GPU", findLavapipe()],
   ["clang-19, wasm-ld-19", "rebuilding the .wasm files", findClang()],
   ["oracle data", "PyTorch's and ONNX's answers", findOracle()],
 ];

@@ -140,6 +140,27 @@ export function findSoftwareVulkan(): Need {
     : have(unpacked.vulkanIcd, "from npm, @sparticuz/chromium");
 }
 
+/** The manifest of Mesa's software Vulkan driver, recent enough for Dawn: unlike Chromium's it has float16. */
+export function findLavapipe(): Need {
+  const named = process.env["FA_LAVAPIPE_ICD"];
+  if (named)
+    return existsSync(named)
+      ? have(named, "named by FA_LAVAPIPE_ICD")
+      : lack(`FA_LAVAPIPE_ICD names ${named}, which does not exist`);
+  const path = join(root, "node_modules", ".cache", "lavapipe", "icd.json");
+  return existsSync(path)
+    ? have(path, "unpacked by tools/lavapipe.sh")
+    : lack("not unpacked. Fix on Debian 12: bash tools/lavapipe.sh");
+}
+
+/** Puts the folder of a driver's own Vulkan loader where child processes look for libraries; theirs is used if they have one. */
+export function offerVulkanLoader({ path }: Need): void {
+  if (path === undefined || process.platform !== "linux") return;
+  const folder = dirname(path);
+  if (!existsSync(join(folder, "libvulkan.so.1"))) return;
+  process.env["LD_LIBRARY_PATH"] = [process.env["LD_LIBRARY_PATH"], folder].filter(Boolean).join(delimiter);
+}
+
 // -- the compiler and the oracle -------------------------------------------------------------------------------
 
 /** The compiler that the committed .wasm files are made with. */

@@ -12,12 +12,20 @@ const integer = (text: string): number => {
   if (!Number.isSafeInteger(value) || value < 1) throw new InvalidArgumentError("Expected an integer from 1.");
   return value;
 };
+const object = (text: string): object => {
+  try {
+    const value: unknown = JSON.parse(text);
+    if (typeof value === "object" && value !== null) return value;
+  } catch {}
+  throw new InvalidArgumentError(`Expected a JSON object, such as '{"threads":2}'.`);
+};
 const folder = (path: string): URL => pathToFileURL(`${path.replace(/\/$/, "")}/`);
 const list = (text: string): string[] => text.split(",");
 
 const command = new Command("fa-conformance")
   .description("Holds an attention back end to the contract of @fa and prints what it promises and keeps.")
   .requiredOption("-b, --backend <module>", '"reference", a package, or a path; MODULE#NAME names the export')
+  .option("-p, --provider-options <json>", "what the provider is made with", object)
   .option("-o, --only <text>", "only checks whose name contains this")
   .option("-c, --capability <names>", "only these capabilities, separated by commas", list)
   .option("--block-size <n>", "tile size forced on every call", integer)
@@ -31,6 +39,7 @@ const command = new Command("fa-conformance")
 
 interface Flags {
   readonly backend: string;
+  readonly providerOptions?: object;
   readonly only?: string;
   readonly capability?: string[];
   readonly blockSize?: number;
@@ -46,14 +55,14 @@ interface Flags {
  * The provider that a module exports: a provider or a function that returns one, by the name after `#`, else by the back
  * end's own name (`@fa/backend-wasm` exports `wasm`) or as default.
  */
-async function load(specifier: string): Promise<BackendProvider> {
+async function load(specifier: string, options?: object): Promise<BackendProvider> {
   const [name, wanted] = specifier.split("#") as [string, string | undefined];
   if (name === "reference") return reference();
   const module = (await import(locate(name))) as Record<string, unknown>;
   const own = name.replace(/^.*backend-/, "").replace(/[^a-z0-9].*$/i, "");
   for (const exported of wanted === undefined ? [own, "default"] : [wanted]) {
     const value = module[exported];
-    const provider: unknown = typeof value === "function" ? (value as () => unknown)() : value;
+    const provider: unknown = typeof value === "function" ? (value as (options?: object) => unknown)(options) : value;
     const { probe, open } = (provider ?? {}) as Partial<BackendProvider>;
     if (typeof probe === "function" && typeof open === "function") return provider as BackendProvider;
   }
@@ -79,7 +88,7 @@ function progress(done: number, total: number, { name }: CheckResult): void {
 
 async function main(): Promise<number> {
   const flags = command.parse(argv).opts<Flags>();
-  const { backend, capability: capabilities, json, list: listOnly, ...rest } = flags;
+  const { backend, providerOptions, capability: capabilities, json, list: listOnly, ...rest } = flags;
   const options: ConformanceOptions = { ...rest, capabilities };
   const checks = await conformanceChecks(options);
   if (checks.length === 0) {
@@ -92,7 +101,7 @@ async function main(): Promise<number> {
   }
   let provider: BackendProvider;
   try {
-    provider = await load(backend);
+    provider = await load(backend, providerOptions);
   } catch (error) {
     stderr.write(`fa-conformance: ${backend} could not be loaded: ${(error as Error).message}\n`);
     return 2;
