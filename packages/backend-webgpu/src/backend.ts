@@ -67,7 +67,7 @@ export class WebgpuBackend implements Backend {
   /** A caller's buffer as a tensor's memory: not copied, and never destroyed. */
   wrap(native: unknown, bytes: number): DeviceBuffer {
     this.#checkOpen();
-    const { size, usage } = native as Partial<GPUBuffer>;
+    const { size, usage } = (native ?? {}) as Partial<GPUBuffer>;
     const wants = USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST;
     if (typeof size !== "number" || typeof usage !== "number" || (usage & USAGE.STORAGE) === 0) {
       throw new FaError(

@@ -3,6 +3,7 @@ import { FaError } from "@fa/core";
 /** What went wrong inside `scoped`, known when the device has looked at it. */
 export type Verdict = Promise<FaError | undefined>;
 
+/** From the outermost in. */
 const SCOPES = ["out-of-memory", "validation", "internal"] as const;
 
 /** A `GPUDevice` and what became of it. Errors of its are typed here and nowhere else. */
@@ -59,17 +60,15 @@ export class Device {
     return { value, verdict: this.#judge(what, popped) };
   }
 
-  /** @param popped in the order of leaving the scopes, the last of SCOPES first */
+  /** @param popped what the scopes caught, the innermost first */
   async #judge(what: string, popped: readonly Promise<GPUError | null>[]): Verdict {
     try {
-      const errors = await Promise.all(popped);
+      const [internal, validation, memory] = await Promise.all(popped);
       if (this.#lost) return this.#lost;
-      for (const [n, error] of errors.entries()) {
-        if (!error) continue;
-        return SCOPES[SCOPES.length - 1 - n] === "out-of-memory"
-          ? outOfMemory(what, error.message)
-          : backendError(what, error.message);
-      }
+      // A buffer that was not had makes whatever uses it invalid: the cause comes first.
+      if (memory) return outOfMemory(what, memory.message);
+      const error = validation ?? internal;
+      if (error) return backendError(what, error.message);
       return undefined;
     } catch (error) {
       // Scopes of a device that is gone cannot be left.

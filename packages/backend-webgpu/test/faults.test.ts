@@ -1,0 +1,323 @@
+import { spawnSync } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { createAttention, FaError, type Attention, type CastProblem, type Plan } from "@fa/core";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { SOFTWARE, useDriver } from "../../../tools/software-gpu.ts";
+import { describeDevice } from "../src/adapter.ts";
+import { WebgpuBackend } from "../src/backend.ts";
+import { Device } from "../src/device.ts";
+import { SHADERS } from "../src/generated/shaders.ts";
+import { findGpu } from "../src/gpu.ts";
+import { webgpu } from "../src/index.ts";
+import { Words, type WebgpuRow } from "../src/kernels/row.ts";
+
+const driver = useDriver("swiftshader");
+const GIBIBYTE = 2 ** 30;
+
+/** A device of the caller's, with the adapter's own limits. An error that no scope caught fails the test. */
+async function ownDevice(): Promise<GPUDevice> {
+  const found = await findGpu(SOFTWARE.dawn);
+  if (found.reason !== undefined) throw new Error(found.reason);
+  const adapter = (await found.gpu.requestAdapter())!;
+  const { maxBufferSize, maxStorageBufferBindingSize } = adapter.limits;
+  const device = await adapter.requestDevice({ requiredLimits: { maxBufferSize, maxStorageBufferBindingSize } });
+  device.addEventListener("uncapturederror", ({ error }) => uncaught.push(error.message));
+  return device;
+}
+const uncaught: string[] = [];
+afterEach(() => {
+  expect(uncaught.splice(0)).toEqual([]);
+});
+
+const turns = async (n: number): Promise<void> => {
+  for (; n > 0; n--) await new Promise((resolve) => setImmediate(resolve));
+};
+/** Exact in every dtype of 16 bits and more. */
+const ramp = Float32Array.from({ length: 5000 }, (_, n) => (n % 256) / 8);
+
+describe.skipIf(!driver.here)("on a device of the caller's", () => {
+  let device: GPUDevice;
+  let fa: Attention;
+  const open = (): Promise<Attention> => createAttention({ backends: [webgpu({ device })] });
+  beforeAll(async () => {
+    device = await ownDevice();
+    fa = await open();
+  });
+  afterAll(async () => {
+    await fa.dispose();
+    device.destroy();
+  });
+
+  test("dispose leaves the device alone", async () => {
+    const other = await open();
+    await other.dispose();
+    using x = fa.tensor(ramp, { shape: [5000] });
+    expect(await x.data()).toEqual(ramp);
+  });
+
+  test("wrap shares a GPUBuffer without a copy, and leaves it alone when the tensor goes", async () => {
+    const usage = 0x80 | 0x4 | 0x8;
+    const buffer = device.createBuffer({ size: 20_000, usage });
+    device.queue.writeBuffer(buffer, 0, ramp);
+    const x = fa.wrap(buffer, { shape: [50, 100] });
+    const y = await fa.cast(x, "float16");
+    const before = fa.memory().currentBytes;
+    expect(fa.native(x)).toBe(buffer);
+    x.dispose();
+    expect(fa.memory().currentBytes).toBe(before);
+    const z = fa.wrap(buffer, { shape: [5000] });
+    expect(await z.data()).toEqual(ramp);
+    expect(Array.from((await y.data()) as Float16Array)).toEqual(Array.from(ramp));
+    y.dispose();
+    z.dispose();
+    buffer.destroy();
+  });
+
+  test("native gives the GPUBuffer of a result, which other passes can read", async () => {
+    using x = fa.tensor(ramp, { shape: [5000] });
+    using y = await fa.cast(x, "float32");
+    const native = fa.native(y) as GPUBuffer;
+    const target = device.createBuffer({ size: 20_000, usage: 0x1 | 0x8 });
+    const encoder = device.createCommandEncoder();
+    encoder.copyBufferToBuffer(native, 0, target, 0, 20_000);
+    device.queue.submit([encoder.finish()]);
+    await target.mapAsync(1);
+    expect(new Float32Array(target.getMappedRange().slice(0))).toEqual(ramp);
+    target.destroy();
+  });
+
+  test.each([
+    ["too small", () => device.createBuffer({ size: 64, usage: 0x80 }), "FA_SHAPE"],
+    ["not for storage", () => device.createBuffer({ size: 20_000, usage: 0x8 }), "FA_TENSOR"],
+    ["no GPUBuffer", () => ({}), "FA_TENSOR"],
+    ["nothing", () => undefined, "FA_TENSOR"],
+  ])("wrap refuses a buffer that is %s", (_, make, code) => {
+    expect(() => fa.wrap(make(), { shape: [5000] })).toThrow(expect.objectContaining({ code }));
+  });
+
+  test("out of memory is typed, loses nothing, and the next call is right", async () => {
+    using x = fa.tensor(ramp, { shape: [5000] });
+    const before = fa.memory().currentBytes;
+    const huge = fa.empty({ shape: [GIBIBYTE / 4] });
+    const reason = { code: "FA_OUT_OF_MEMORY", message: expect.stringMatching(/1073741824 bytes/) };
+    await expect(huge.data()).rejects.toMatchObject(reason);
+    await expect(fa.cast(huge, "float16")).rejects.toMatchObject(reason);
+    huge.dispose();
+    expect(fa.memory().currentBytes).toBe(before);
+    using y = await fa.cast(x, "float32");
+    expect(await y.data()).toEqual(ramp);
+  });
+
+  test("a buffer larger than any is refused at once", () => {
+    const reason = { code: "FA_OUT_OF_MEMORY" };
+    expect(() => fa.empty({ shape: [2 * GIBIBYTE] })).toThrow(expect.objectContaining(reason));
+  });
+
+  test("10,000 calls leave the count of live bytes flat, and compile nothing", async () => {
+    using x = fa.tensor(ramp, { shape: [5000] });
+    (await fa.cast(x, "bfloat16")).dispose();
+    const { currentBytes } = fa.memory();
+    for (let n = 0; n < 10_000; n++) (await fa.cast(x, "bfloat16")).dispose();
+    await fa.sync();
+    expect(fa.memory()).toMatchObject({ currentBytes });
+  });
+
+  test("1,000 calls at once are all right, in order", async () => {
+    using x = fa.tensor(ramp, { shape: [5000] });
+    const calls = Array.from({ length: 1000 }, async (_, n) => {
+      const half = n % 2 === 0;
+      using y = await fa.cast(x, half ? "float16" : "float32");
+      const got = await y.data();
+      return got.length === 5000 && got.every((value, at) => value === ramp[at]);
+    });
+    expect((await Promise.all(calls)).every(Boolean)).toBe(true);
+  });
+
+  test("a problem of another size compiles nothing more", async () => {
+    const adapter = describeDevice(device, device.adapterInfo, "portable", false);
+    const backend = new WebgpuBackend(
+      new Device(device, false),
+      adapter,
+      (await webgpu({ device }).open()).kernels as WebgpuRow[],
+    );
+    const run = async (elements: number): Promise<void> => {
+      const problem: CastProblem = { op: "cast", dtype: "float32", resultDType: "float16", elements };
+      const kernel = backend.kernels.find(({ op }) => op === "cast")!;
+      const plan: Plan = {
+        ok: true,
+        problem,
+        kernel,
+        tile: kernel.tile,
+        grid: [1, 1, 1],
+        splits: 1,
+        workspaceBytes: 0,
+      };
+      const [x, y] = [backend.allocate(elements * 4, "zero"), backend.allocate(elements * 2)];
+      await backend.run(plan, { x, y });
+      backend.free(x);
+      backend.free(y);
+    };
+    await run(1000);
+    const { shaders } = backend.statistics();
+    expect(shaders).toBeGreaterThan(0);
+    for (const elements of [1, 77, 4096, 100_001]) await run(elements);
+    expect(backend.statistics().shaders).toBe(shaders);
+    await backend.dispose();
+  });
+
+  describe("with kernels made for it", () => {
+    const row = (id: string, shader: string, workgroups: number): WebgpuRow => ({
+      id,
+      op: "cast",
+      dtypes: ["float32"],
+      needs: [],
+      tile: { q: 1, kv: 1 },
+      maxTile: { q: 1, kv: 1 },
+      workspaceBytes: () => 0,
+      passes: () => [
+        { shader, params: {}, uniforms: new Words().build(), buffers: [{ name: "y" }], workgroups, flops: workgroups },
+      ],
+    });
+    const runs = async (id: string, text: string, elements: number): Promise<Uint32Array> => {
+      (SHADERS as Record<string, string>)[id] = text;
+      const adapter = describeDevice(device, device.adapterInfo, "portable", false);
+      const kernel = row(id, id, elements);
+      const backend = new WebgpuBackend(new Device(device, false), adapter, [kernel]);
+      const y = backend.allocate(elements * 4, "zero");
+      const problem: CastProblem = { op: "cast", dtype: "float32", resultDType: "float32", elements };
+      const tile = kernel.tile;
+      try {
+        await backend.run({ ok: true, problem, kernel, tile, grid: [1, 1, 1], splits: 1, workspaceBytes: 0 }, { y });
+        return new Uint32Array((await backend.read(y)).buffer);
+      } finally {
+        await backend.dispose();
+      }
+    };
+
+    test("more workgroups than a dispatch has along one dimension are all run, each once", async () => {
+      const text = `${SHADERS["lib/launch.wgsl"]}
+        struct Uniforms { launch: Launch }
+        @group(0) @binding(0) var<uniform> uniforms: Uniforms;
+        @group(0) @binding(1) var<storage, read_write> y: array<u32>;
+        @compute @workgroup_size(1) fn main(@builtin(workgroup_id) id: vec3u, @builtin(num_workgroups) count: vec3u) {
+          let at = workgroup_index(uniforms.launch, id, count);
+          if (at < uniforms.launch.end) { y[at] += at + 1u; }
+        }`;
+      const got = await runs("count.wgsl", text, 140_001);
+      expect(got.every((value, n) => value === n + 1)).toBe(true);
+    });
+
+    test("a shader that does not compile is an error that names it, and says what is wrong", async () => {
+      const text = "@compute @workgroup_size(1) fn main() { nothing(); }";
+      const reason = { code: "FA_BACKEND", message: expect.stringMatching(/broken\.wgsl.*nothing/s) };
+      await expect(runs("broken.wgsl", text, 4)).rejects.toMatchObject(reason);
+    });
+
+    test("what the device refuses is an error that names the kernel", async () => {
+      const text = `@group(0) @binding(0) var<uniform> size: vec4u; @group(0) @binding(3) var<storage, read_write> y: array<u32>;
+        @compute @workgroup_size(1) fn main() { y[0] = size.x; }`;
+      const reason = { code: "FA_BACKEND", message: expect.stringMatching(/running kernel unbound\.wgsl/) };
+      await expect(runs("unbound.wgsl", text, 4)).rejects.toMatchObject(reason);
+    });
+  });
+});
+
+describe.skipIf(!driver.here)("a device that is lost", () => {
+  /** Everything that waits for the device, one after the other. */
+  async function session(fa: Attention): Promise<void> {
+    using x = fa.tensor(ramp, { shape: [5000] });
+    using y = await fa.cast(x, "float16");
+    await y.data();
+    await fa.sync();
+    using z = await fa.cast(y, "float32");
+    await z.data();
+    await fa.roof();
+  }
+
+  test("at any point gives FA_DEVICE_LOST, at once or from the next call on, and a new Attention works", async () => {
+    for (let after = 0; after < 12; after++) {
+      const device = await ownDevice();
+      const fa = await createAttention({ backends: [webgpu({ device })] });
+      const outcome = session(fa).then(
+        () => session(fa),
+        (error: unknown) => Promise.reject(error),
+      );
+      const rejected = expect(outcome, `destroyed after ${after} turns`).rejects.toMatchObject({
+        code: "FA_DEVICE_LOST",
+      });
+      await turns(after);
+      device.destroy();
+      await rejected;
+      expect(() => fa.tensor(ramp, { shape: [5000] })).toThrow(expect.objectContaining({ code: "FA_DEVICE_LOST" }));
+      await fa.dispose();
+    }
+    const fa = await createAttention({ backends: [webgpu(SOFTWARE)] });
+    await session(fa);
+    await fa.dispose();
+  });
+
+  test("after dispose, and twice, nothing happens", async () => {
+    const fa = await createAttention({ backends: [webgpu(SOFTWARE)] });
+    const x = fa.tensor(ramp, { shape: [5000] });
+    await fa.dispose();
+    await fa.dispose();
+    expect(x.disposed).toBe(true);
+    await expect(x.data()).rejects.toBeInstanceOf(FaError);
+  });
+});
+
+describe("where there is none, the report says why and the next back end is taken", () => {
+  const script = (setUp: string): string => `
+    ${setUp}
+    const { createAttention, reference } = await import("@fa/core");
+    const { webgpu } = await import("@fa/backend-webgpu");
+    const fa = await createAttention({ backends: [webgpu(), reference()] });
+    console.log(fa.backend.name + ": " + fa.report[0].reason);`;
+  const run = (setUp: string, env: Record<string, string> = {}): string => {
+    const { stdout, stderr } = spawnSync(
+      process.execPath,
+      ["--conditions=@fa/source", "--input-type=module", "--eval", script(setUp)],
+      { cwd: fileURLToPath(new URL("../../..", import.meta.url)), env: { ...process.env, ...env }, encoding: "utf8" },
+    );
+    return stdout.trim() || stderr;
+  };
+
+  test("no driver", () => {
+    expect(run("", { VK_DRIVER_FILES: "/nonexistent.json" })).toMatch(/^reference: WebGPU is there, but no adapter/);
+  });
+  test.skipIf(!driver.here)("a software adapter alone, unless it is asked for", () => {
+    expect(run("", { VK_DRIVER_FILES: process.env["FA_VULKAN_ICD"]! })).toMatch(
+      /^reference: there is only a software adapter, SwiftShader.*software: true/,
+    );
+  });
+  test("Dawn is not installed", () => {
+    const setUp = `
+      const { registerHooks } = await import("node:module");
+      registerHooks({ resolve(name, context, next) { return next(name === "webgpu" ? "not-installed" : name, context); } });`;
+    expect(run(setUp)).toMatch(/^reference: Node has no WebGPU of its own: npm install webgpu/);
+  });
+  test("Dawn does not load", () => {
+    const setUp = `
+      const { registerHooks } = await import("node:module");
+      const url = "data:text/javascript,throw new Error('truncated file')";
+      registerHooks({ resolve(name, context, next) { return name === "webgpu" ? { url, shortCircuit: true } : next(name, context); } });`;
+    expect(run(setUp)).toMatch(/^reference: the package webgpu failed to load: truncated file/);
+  });
+  test("a browser without navigator.gpu, and a page that is no secure context", () => {
+    expect(run(`delete globalThis.process;`)).toMatch(/no navigator\.gpu/);
+    expect(run(`globalThis.isSecureContext = false; delete globalThis.process;`)).toMatch(/https or from localhost/);
+  });
+});
+
+describe("options that are refused", () => {
+  test.each([
+    [{ tier: "best" }, /tier must be/],
+    [{ powerPreference: "medium" }, /powerPreference must be/],
+    [{ float16Scores: true }, /goes with tier: "matrix"/],
+    [{ device: {} }, /device must be a GPUDevice/],
+    [{ dawn: "flag" }, /dawn must be a list of flags/],
+    [{ softwares: true }, /Did you mean "software"/],
+  ])("%j", (options, message) => {
+    expect(() => webgpu(options as never)).toThrow(message);
+  });
+});
