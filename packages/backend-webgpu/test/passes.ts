@@ -37,14 +37,24 @@ export function shaderText(shader: string, params: Pass["params"]): string {
     : expand("test", params, { ...SHADERS, test: shader });
 }
 
-/** Compiles a pass. @throws with the compiler's messages */
-export async function compile(device: GPUDevice, { shader, params }: Pick<Pass, "shader" | "params">) {
-  device.pushErrorScope("validation");
-  const code = shaderText(shader, params);
-  const module = device.createShaderModule({ code });
-  const pipeline = device.createComputePipeline({ layout: "auto", compute: { module, entryPoint: "main" } });
-  const error = await device.popErrorScope();
-  if (error) throw new Error(`${error.message}\n${code}`);
+const compiled = new WeakMap<GPUDevice, Map<string, Promise<GPUComputePipeline>>>();
+
+/** Compiles a pass, once a device. @throws with the compiler's messages */
+export function compile(device: GPUDevice, { shader, params }: Pick<Pass, "shader" | "params">) {
+  let pipelines = compiled.get(device);
+  if (!pipelines) compiled.set(device, (pipelines = new Map()));
+  const key = JSON.stringify([shader, params]);
+  let pipeline = pipelines.get(key);
+  if (!pipeline) {
+    const code = shaderText(shader, params);
+    const module = device.createShaderModule({ code });
+    pipeline = device
+      .createComputePipelineAsync({ layout: "auto", compute: { module, entryPoint: "main" } })
+      .catch((error: unknown) => {
+        throw new Error(`${String(error)}\n${code}`);
+      });
+    pipelines.set(key, pipeline);
+  }
   return pipeline;
 }
 

@@ -1,5 +1,6 @@
 import { CAST } from "./cast.ts";
+import { LINEAR, LINEAR_BACKWARD } from "./linear.ts";
 import type { WebgpuRow } from "./row.ts";
 
 /** Every kernel of the back end, the best for a problem first. Dispatch, tests and the support table read these rows. */
-export const KERNELS: readonly WebgpuRow[] = [CAST];
+export const KERNELS: readonly WebgpuRow[] = [CAST, LINEAR, LINEAR_BACKWARD];
