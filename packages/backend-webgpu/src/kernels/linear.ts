@@ -105,7 +105,8 @@ function passesOf(product: Product, limits: Limits): Pass[] {
           b: b.rows === "j" ? part(b, j, range) : part(b, range, j),
           c: part(c, i, j),
         };
-        const [I, J, R] = [i, j, range].map(([first, end]) => end - first) as [number, number, number];
+        const sizes = [i, j, range].map(([first, end]) => end - first) as [number, number, number];
+        const [rows, columns, R] = sizes;
         const hasBias = bias !== undefined && isLast;
         const hasRowSums = rowSums !== undefined && j0 === 0;
         const vector = hasBias
@@ -114,7 +115,7 @@ function passesOf(product: Product, limits: Limits): Pass[] {
             ? windowOf(rowSums.name, dtype, [rowSums.base + i0, rowSums.base + i1], limits)
             : undefined;
         const tile = TILE_OF_BLOCKS[BLOCKS];
-        const jTiles = Math.max(1, Math.ceil(J / tile));
+        const jTiles = Math.max(1, Math.ceil(columns / tile));
         made.push({
           shader: "linear.wgsl",
           params: {
@@ -132,7 +133,7 @@ function passesOf(product: Product, limits: Limits): Pass[] {
             LAST: isLast,
           },
           uniforms: new Words()
-            .u32(I, J, R, jTiles)
+            .u32(...sizes, jTiles)
             .u32(parts.a.base, a.stride, parts.b.base, b.stride, parts.c.base, c.stride, vector?.base ?? 0)
             .build(),
           buffers: [
@@ -142,8 +143,8 @@ function passesOf(product: Product, limits: Limits): Pass[] {
             ...(vector ? [vector.window] : []),
             ...(isFirst && isLast ? [] : [{ name: "workspace" }]),
           ],
-          workgroups: Math.ceil(I / tile) * jTiles,
-          flops: 2 * I * J * R,
+          workgroups: Math.ceil(rows / tile) * jTiles,
+          flops: 2 * rows * columns * R,
         });
       }
     }
