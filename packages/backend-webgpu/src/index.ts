@@ -1,14 +1,18 @@
 /** `@fa/backend-webgpu`: attention on WebGPU, in browsers, in Node through Dawn, and on a caller's own device. */
 import { checkOptions, FaError, refuse, show, type BackendProvider } from "@fa/core";
-import { describeDevice, deviceDescriptor, FEATURES, isSoftware, nameOf, type Tier } from "./adapter.ts";
+import { describeDevice, deviceDescriptor, FEATURES, isSoftware, nameOf, type Adapter, type Tier } from "./adapter.ts";
 import { WebgpuBackend } from "./backend.ts";
 import { Device } from "./device.ts";
 import { findGpu } from "./gpu.ts";
+import type { WebgpuRow } from "./kernels/row.ts";
 import { KERNELS } from "./kernels/table.ts";
+import { distrust } from "./trust.ts";
+import { tune, tuned, type Tuning } from "./tune.ts";
 
 export { KERNELS } from "./kernels/table.ts";
 export type { WebgpuRow } from "./kernels/row.ts";
 export type { Tier } from "./adapter.ts";
+export type { Choice, Tuning } from "./tune.ts";
 
 export interface WebgpuOptions {
   /** A device of yours: tensors can then share `GPUBuffer`s with it, and it is never destroyed. Default: one of our own. */
@@ -25,6 +29,8 @@ export interface WebgpuOptions {
   readonly tier?: Tier | undefined;
   /** With `tier: "matrix"`, scores in float16 too: faster, and off by some hundredths where keys are large. Default false. */
   readonly float16Scores?: boolean | undefined;
+  /** What `tuneWebgpu` found on this device, if other kernels than the table's first are faster here. */
+  readonly tuning?: Tuning | undefined;
   /** Flags for Dawn, in Node. It runs once a process: the first instance decides. */
   readonly dawn?: readonly string[] | undefined;
 }
@@ -39,9 +45,9 @@ const TIERS: readonly Tier[] = ["portable", "subgroups", "matrix"];
  * @throws FaError FA_OPTION
  */
 export function webgpu(options: WebgpuOptions = {}): BackendProvider {
-  checkOptions("webgpu", options, ["device", "powerPreference", "software", "tier", "float16Scores", "dawn"]);
+  checkOptions("webgpu", options, ["device", "powerPreference", "software", "tier", "float16Scores", "tuning", "dawn"]);
   const { device, powerPreference = "high-performance", software = false, tier = "subgroups" } = options;
-  const { float16Scores = false, dawn = tier === "matrix" ? MATRIX_DAWN : [] } = options;
+  const { float16Scores = false, tuning, dawn = tier === "matrix" ? MATRIX_DAWN : [] } = options;
   if (!TIERS.includes(tier)) {
     refuse("FA_OPTION", {
       where: "webgpu(tier)",
@@ -82,6 +88,14 @@ export function webgpu(options: WebgpuOptions = {}): BackendProvider {
       fix: `Pass ["enable-dawn-features=..."].`,
     });
   }
+  if (tuning !== undefined && (typeof tuning?.device !== "string" || !Array.isArray(tuning.choices))) {
+    refuse("FA_OPTION", {
+      where: "webgpu(tuning)",
+      rule: "tuning must be what tuneWebgpu resolved to",
+      got: show(tuning),
+      fix: "Make it anew on this device with tuneWebgpu().",
+    });
+  }
 
   /** The adapter that would be used, or why there is none. */
   async function findAdapter(): Promise<GPUAdapter | string> {
@@ -107,10 +121,11 @@ export function webgpu(options: WebgpuOptions = {}): BackendProvider {
       }
     },
     async open() {
-      if (device) {
-        const described = describeDevice(device, device.adapterInfo ?? {}, tier, float16Scores);
-        return new WebgpuBackend(new Device(device, false), described, KERNELS);
-      }
+      if (device)
+        return trusted(
+          new Device(device, false),
+          describeDevice(device, device.adapterInfo ?? {}, tier, float16Scores),
+        );
       const adapter = await findAdapter();
       if (typeof adapter === "string") {
         throw new FaError(
@@ -119,10 +134,44 @@ export function webgpu(options: WebgpuOptions = {}): BackendProvider {
         );
       }
       const made = await adapter.requestDevice(deviceDescriptor(adapter, tier));
-      const described = describeDevice(made, adapter.info, tier, float16Scores);
-      return new WebgpuBackend(new Device(made, true), described, KERNELS);
+      return trusted(new Device(made, true), describeDevice(made, adapter.info, tier, float16Scores));
     },
   };
+
+  /** A back end without the kernels that fail where the device is an experiment. */
+  async function trusted(on: Device, adapter: Adapter): Promise<WebgpuBackend> {
+    const { name, features } = adapter;
+    const kernels = tuning?.device === name ? tuned(KERNELS, tuning) : KERNELS;
+    const experiments = KERNELS.filter(({ needs }) => needs.includes(FEATURES.matrix));
+    if (!features.includes(FEATURES.matrix)) return new WebgpuBackend(on, adapter, kernels);
+    const trial = new WebgpuBackend(new Device(on.gpu, false), adapter, kernels);
+    const reasons = new Map<WebgpuRow, string>();
+    try {
+      for (const row of experiments) {
+        if (!row.needs.every((feature) => features.includes(feature))) continue;
+        const reason = await distrust(trial, row);
+        if (reason !== undefined) reasons.set(row, reason);
+      }
+    } finally {
+      await trial.dispose();
+    }
+    if (reasons.size === 0) return new WebgpuBackend(on, adapter, kernels);
+    const passed = kernels.filter(({ id }) => ![...reasons.keys()].some((row) => row.id === id));
+    const but = [...reasons.values()].join("; ");
+    return new WebgpuBackend(on, { ...adapter, name: `${name}, without kernels that fail on it: ${but}` }, passed);
+  }
 }
 
-export { FEATURES };
+/**
+ * Times the kernels of the back end on this device, verified against each other: about a second on a GPU. Pass what it
+ * resolves to to `webgpu({ tuning })`, now or, saved as JSON, another time.
+ * @throws FaError FA_OPTION, FA_UNAVAILABLE
+ */
+export async function tuneWebgpu(options: WebgpuOptions = {}): Promise<Tuning> {
+  const backend = await webgpu({ ...options, tuning: undefined }).open();
+  try {
+    return await tune(backend, options.software === true);
+  } finally {
+    await backend.dispose();
+  }
+}

@@ -1,6 +1,6 @@
-import type { Backend } from "./backend.ts";
+import type { Backend, DeviceBuffer } from "./backend.ts";
 import { bytesPerElement, checkDType, decode, encode, type FloatDType } from "./dtype.ts";
-import { plan } from "./plan.ts";
+import { plan, type KernelRow } from "./plan.ts";
 import { philox4x32 } from "./philox.ts";
 import {
   attentionProblem,
@@ -69,25 +69,30 @@ export function measuredProblem(measured: MeasuredProblem = {}): AttentionProble
   return attentionProblem(inputs, options);
 }
 
-/** Times one open back end on a problem: the fastest of several calls, after one that is checked against `expected`. */
+/**
+ * Times one open back end on a problem, with inputs that are the same for all: the fastest of several calls, after one that is
+ * checked against `expected`. Never throws.
+ * @param kernels rows to choose from, if not all of the back end's
+ */
 export async function measure(
   backend: Backend,
   problem: AttentionProblem,
   expected: Float32Array | undefined,
+  kernels: readonly KernelRow[] = backend.kernels,
 ): Promise<Measurement> {
   const { B, H, Hkv, Sq, Skv, D, Dv, dtype } = problem;
-  const planned = plan(problem, backend.capabilities, backend.kernels);
+  const planned = plan(problem, backend.capabilities, kernels);
   if (!planned.ok) return { ok: false, reason: planned.reasons.map(({ reason }) => reason).join("; ") };
+  const bindings: Record<string, DeviceBuffer> = {};
   try {
     const elements = { q: B * H * Sq * D, k: B * Hkv * Skv * D, v: B * Hkv * Skv * Dv };
-    const contents = Object.entries(elements).map(([name, count], n) => {
+    for (const [n, [name, count]] of Object.entries(elements).entries()) {
       const bytes = encode(dtype, noise(count, n));
-      return [name, backend.allocate(bytes.byteLength, bytes)] as const;
-    });
-    const out = backend.allocate(elementsOf(outShape(problem)) * bytesPerElement(problem.resultDType));
-    const bindings = { ...Object.fromEntries(contents), out };
+      bindings[name] = backend.allocate(bytes.byteLength, bytes);
+    }
+    bindings.out = backend.allocate(elementsOf(outShape(problem)) * bytesPerElement(problem.resultDType));
     await backend.run(planned, bindings);
-    const result = Float32Array.from(decode(problem.resultDType, await backend.read(out)));
+    const result = Float32Array.from(decode(problem.resultDType, await backend.read(bindings.out)));
     const off = largestDifference(result, expected ?? result);
     if (!(off <= TOLERANCE[dtype])) return { ok: false, reason: `its result is off by ${off.toExponential(1)}` };
     let ms = Infinity;
@@ -98,10 +103,11 @@ export async function measure(
       await backend.sync();
       ms = Math.min(ms, performance.now() - start);
     }
-    for (const buffer of Object.values(bindings)) backend.free(buffer);
     return { ok: true, ms, out: result };
   } catch (error) {
     return { ok: false, reason: error instanceof Error ? error.message : String(error) };
+  } finally {
+    for (const buffer of Object.values(bindings)) backend.free(buffer);
   }
 }
 
