@@ -1,7 +1,7 @@
 import { FLOAT_DTYPES, type FloatDType, type LinearProblem, type Plan } from "@fa/core";
 import { DTYPE_CODES, dtypeCode } from "./dtypes.ts";
 import { Words, type BufferWindow, type DeviceLimits, type Pass, type WebgpuRow } from "./row.ts";
-import { LEAST_LIMITS, windowElements, windowOf } from "./windows.ts";
+import { LEAST_LIMITS, windowElements, windowOf } from "./element-windows.ts";
 
 /** Rows and columns of the tile that a workgroup owns, by blocks a thread along each. */
 const TILE_OF_BLOCKS = { 1: 64, 2: 128 } as const;
