@@ -9,7 +9,10 @@
 
 #define MAX_DECODE_ROWS 16 // as the kernel table says
 
-// Accumulators of two rows: as many as fit the registers beside the operands (mul and add need one more than FMA).
+#define LINE 16        // elements of a cache line
+#define AHEAD_FROM 128 // keys with rows so long are read ahead; the machine sees that shorter ones follow each other
+
+// Vectors of two rows of values: as many as fit the registers beside the operands (mul and add need one more than FMA).
 #ifdef __wasm_relaxed_simd__
 #define WIDE 6
 #else
@@ -31,18 +34,50 @@ static Operand operand(Matrix from, f32 *to, u32 key, u32 keys, u32 n, u32 unit,
   return (Operand){to, ld, asTheyLie || rowsAreFinite(to, ld, keys, n)};
 }
 
-// ---- scores: S [rows][keys] = scale q k^T, sums over d in four parts: `rows` rows (1 or 2) by `keys` keys at a time
-INLINE void dots(const u32 rows, const u32 keys, vec acc[2][8], const f32 *q, u32 D8, const f32 *k, u32 stride, u32 n) {
+// ---- load: the lines of a tile, a word of each in the order in which they lie. Wasm has no prefetch, and where the machine
+// sees a sum it reads from memory three times as fast as where it sees the products below.
+INLINE void touch(const f32 *line) { (void)*(const volatile f32 *)line; }
+
+HOT static void readAhead(Operand of, u32 keys, u32 n) {
+  const f32 *row = of.rows;
+  if (of.stride == n) n *= keys, keys = 1;
+  for (; keys; keys--, row += of.stride) {
+    u32 at = 0;
+    for (; at + 8 * LINE <= n; at += 8 * LINE) {
 #pragma unroll
-  for (u32 c = 0; c < keys; c++) acc[0][c] = acc[1][c] = splat(0);
+      for (u32 l = 0; l < 8; l++) touch(row + at + l * LINE);
+    }
+    for (; at < n; at += LINE) touch(row + at);
+  }
+}
+
+// ---- scores: S [rows][keys] = scale q k^T, sums over d in four parts, in blocks of 8: 1 row x 8 keys, 2 x 4 or 4 x 2
+#define BLOCK 8
+
+INLINE void dots(const u32 rows, vec acc[BLOCK], const f32 *q, u32 D8, const f32 *k, u32 stride, u32 n) {
+  const u32 keys = BLOCK / rows;
+#pragma unroll
+  for (u32 at = 0; at < BLOCK; at++) acc[at] = splat(0);
   for (u32 d = 0; d < n; d += 4) {
-    vec first = load(q + d), second = rows == 2 ? load(q + D8 + d) : first;
-    const f32 *at = k + d;
+    vec x[BLOCK];
+    if (rows > keys) { // keys stay in registers, or else rows
 #pragma unroll
-    for (u32 c = 0; c < keys; c++, at += stride) {
-      vec key = load(at);
-      acc[0][c] = madd(first, key, acc[0][c]);
-      if (rows == 2) acc[1][c] = madd(second, key, acc[1][c]);
+      for (u32 c = 0; c < keys; c++) x[c] = load(k + c * stride + d);
+#pragma unroll
+      for (u32 r = 0; r < rows; r++) {
+        vec y = load(q + r * D8 + d);
+#pragma unroll
+        for (u32 c = 0; c < keys; c++) acc[r * keys + c] = madd(y, x[c], acc[r * keys + c]);
+      }
+    } else {
+#pragma unroll
+      for (u32 r = 0; r < rows; r++) x[r] = load(q + r * D8 + d);
+#pragma unroll
+      for (u32 c = 0; c < keys; c++) {
+        vec y = load(k + c * stride + d);
+#pragma unroll
+        for (u32 r = 0; r < rows; r++) acc[r * keys + c] = madd(y, x[r], acc[r * keys + c]);
+      }
     }
   }
 }
@@ -56,34 +91,33 @@ INLINE vec sumOfFour(vec a, vec b, vec c, vec d) {
 
 // The last block ends with the last key: it overlaps the one before, whose scores it makes again. Fewer keys than a block
 // are copied to where there is room for more.
-INLINE u32 blockAt(u32 c, u32 keys, u32 block) { return keys < block ? 0 : minU(c, keys - block); }
-
-HOT static void scoresOfOne(f32 *s, const f32 *q, Operand k, u32 keys, u32 n, f32 scale) {
-  for (u32 at = 0; at < keys; at += 8) {
-    u32 c = blockAt(at, keys, 8);
-    vec a[2][8];
-    dots(1, 8, a, q, 0, k.rows + c * k.stride, k.stride, n);
-    store(s + c, mul(splat(scale), sumOfFour(a[0][0], a[0][1], a[0][2], a[0][3])));
-    store(s + c + 4, mul(splat(scale), sumOfFour(a[0][4], a[0][5], a[0][6], a[0][7])));
+INLINE void scores(const u32 rows, f32 *s, u32 ld, const f32 *q, u32 D8, Operand k, u32 at, u32 keys, u32 n, f32 scale) {
+  const u32 block = BLOCK / rows;
+  u32 c = keys < block ? 0 : minU(at, keys - block);
+  vec a[BLOCK], factor = splat(scale);
+  dots(rows, a, q, D8, k.rows + c * k.stride, k.stride, n);
+  vec front = mul(factor, sumOfFour(a[0], a[1], a[2], a[3])), back = mul(factor, sumOfFour(a[4], a[5], a[6], a[7]));
+  s += c;
+  if (rows == 4) {
+    wasm_v128_store64_lane(s, front, 0);
+    wasm_v128_store64_lane(s + ld, front, 1);
+    wasm_v128_store64_lane(s + 2 * ld, back, 0);
+    wasm_v128_store64_lane(s + 3 * ld, back, 1);
+  } else {
+    store(s, front);
+    store(s + (rows == 2 ? ld : 4), back);
   }
 }
 
-HOT static void scoresOfPairs(f32 *s, u32 ld, u32 rows, const f32 *q, u32 D8, Operand k, u32 keys, u32 n, f32 scale) {
-  for (u32 at = 0; at < keys; at += WIDE)
-    for (u32 r = 0; r < rows; r += 2) {
-      u32 c = blockAt(at, keys, WIDE);
-      vec a[2][8];
-      f32 *first = s + r * ld + c, *second = first + ld;
-      dots(2, WIDE, a, q + r * D8, D8, k.rows + c * k.stride, k.stride, n);
-      store(first, mul(splat(scale), sumOfFour(a[0][0], a[0][1], a[0][2], a[0][3])));
-      store(second, mul(splat(scale), sumOfFour(a[1][0], a[1][1], a[1][2], a[1][3])));
-      if (WIDE == 6) {
-        vec last = mul(splat(scale), sumOfFour(a[0][4], a[0][5], a[1][4], a[1][5]));
-        wasm_v128_store64_lane(first + 4, last, 0);
-        wasm_v128_store64_lane(second + 4, last, 1);
-      }
-    }
-}
+// Rows are rounded up to R.
+#define DEFINE_SCORES(name, R)                                                                                         \
+  HOT static void name(f32 *s, u32 ld, u32 rows, const f32 *q, u32 D8, Operand k, u32 keys, u32 n, f32 scale) {        \
+    for (u32 at = 0; at < keys; at += BLOCK / R)                                                                       \
+      for (u32 r = 0; r < rows; r += R) scores(R, s + r * ld, ld, q + r * D8, D8, k, at, keys, n, scale);              \
+  }
+DEFINE_SCORES(scoresOfOne, 1)
+DEFINE_SCORES(scoresOfTwo, 2)
+DEFINE_SCORES(scoresOfFour, 4)
 
 // ---- accumulate: acc [rows][Dv8] = alpha acc + P V, a register block of `rows` rows by `vectors` vectors
 INLINE void weigh(const u32 rows, const u32 vectors, f32 *c, u32 Dv8, const f32 *weights, u32 ld, const f32 *v, u32 stride,
@@ -114,7 +148,8 @@ INLINE void weigh(const u32 rows, const u32 vectors, f32 *c, u32 Dv8, const f32 
 #define DEFINE_WEIGH(name, R, N)                                                                                       \
   HOT static void name(f32 *c, u32 Dv8, const f32 *weights, u32 ld, Operand v, u32 keys, const f32 *alpha) {           \
     u32 d = 0;                                                                                                         \
-    for (; d + 4 * N <= Dv8; d += 4 * N) weigh(R, N, c + d, Dv8, weights, ld, v.rows + d, v.stride, keys, alpha);      \
+    for (; d + 4 * N <= Dv8 && Dv8 - d != 32; d += 4 * N) /* 32 are two times 16 */                                    \
+      weigh(R, N, c + d, Dv8, weights, ld, v.rows + d, v.stride, keys, alpha);                                         \
     for (; d + 16 <= Dv8; d += 16) weigh(R, 4, c + d, Dv8, weights, ld, v.rows + d, v.stride, keys, alpha);            \
     for (; d < Dv8; d += NR) weigh(R, 2, c + d, Dv8, weights, ld, v.rows + d, v.stride, keys, alpha);                  \
   }
@@ -134,7 +169,7 @@ static void accumulateVisible(const ForwardParams *p, Tile tile, u32 ld, u32 Dv8
   }
 }
 
-// Keys come by 4, 6 or 8.
+// Keys come by 2, 4 or 8.
 static u32 ldOf(const ForwardParams *p) { return roundUp(p->Bc, 24); }
 
 // The params of one head: its tensors, its score program, its rows of the block.
@@ -187,8 +222,9 @@ EXPORT(faDecode) void faDecode(const ForwardParams *p) {
     if (!some) continue;
 
     Operand kRows = operand(k, p->kColumns, key, keys, p->D, 4, keys >= 8);
-    if (rows == 1) scoresOfOne(p->scores, p->qRows, kRows, keys, kRows.rows == p->kColumns ? D8 : p->D, scaling.product);
-    else scoresOfPairs(p->scores, ld, rows, p->qRows, D8, kRows, keys, kRows.rows == p->kColumns ? D8 : p->D, scaling.product);
+    if (p->D >= AHEAD_FROM) readAhead(kRows, keys, p->D);
+    (rows == 1 ? scoresOfOne : rows == 2 ? scoresOfTwo : scoresOfFour)(
+        p->scores, ld, rows, p->qRows, D8, kRows, keys, kRows.rows == p->kColumns ? D8 : p->D, scaling.product);
     u32 isLong = 0;
     for (u32 h = 0; h < p->heads; h++)
       if (steps || sees[h] == PARTIAL || keys != keys8)
@@ -209,6 +245,7 @@ EXPORT(faDecode) void faDecode(const ForwardParams *p) {
 
     // Where something is hidden, V is copied, which tells whether it is finite.
     Operand vRows = operand(v, p->vPanels, key, keys, p->Dv, NR, all);
+    readAhead(vRows, keys, p->Dv);
     if (vRows.finite) accumulate(p, rows, ld, Dv8, vRows, keys);
     else
       for (u32 h = 0; h < p->heads; h++) accumulateVisible(&heads[h], tile, ld, Dv8, vRows);

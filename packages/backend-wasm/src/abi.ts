@@ -172,37 +172,51 @@ export const PART: Fields = { data: "pointer", width: "u32" };
 
 /** Bytes of a struct. */
 export function sizeOf(fields: Fields): number {
-  return Object.keys(fields).length * 4;
+  return layoutOf(fields).size * 4;
 }
 
 /**
- * Writes fields of the struct at byte `address`; the others keep their values.
+ * Writes fields of a struct, given as its words; the others keep their values.
  * @throws RangeError for a name that the struct does not have
  */
-export function writeFields(
-  memory: { readonly buffer: ArrayBufferLike },
-  address: number,
-  fields: Fields,
-  values: Values,
-): void {
-  const view = new DataView(memory.buffer, address, sizeOf(fields));
-  const offsets = offsetsOf(fields);
-  for (const [name, value] of Object.entries(values)) {
-    const at = offsets.get(name);
+export function writeFields(words: Int32Array, fields: Fields, values: Values): void {
+  const { places, floats } = layoutOf(fields);
+  for (const name in values) {
+    const at = places.get(name);
     if (at === undefined) throw new RangeError(`no field ${name}`);
-    if (fields[name] === "f32") view.setFloat32(at, value, true);
-    else if (fields[name] === "i32") view.setInt32(at, value, true);
-    else view.setUint32(at, value, true);
+    words[at] = floats.has(at) ? bitsOf(values[name]) : values[name];
   }
 }
 
-const offsetsByFields = new WeakMap<Fields, ReadonlyMap<string, number>>();
+const asFloat = new Float32Array(1);
+const asBits = new Int32Array(asFloat.buffer);
 
-function offsetsOf(fields: Fields): ReadonlyMap<string, number> {
-  let offsets = offsetsByFields.get(fields);
-  if (!offsets) {
-    offsets = new Map(Object.keys(fields).map((name, n) => [name, n * 4]));
-    offsetsByFields.set(fields, offsets);
+function bitsOf(x: number): number {
+  asFloat[0] = x;
+  return asBits[0];
+}
+
+/** Words of a struct, where each field is, and which of the words are floats. */
+interface StructLayout {
+  readonly size: number;
+  readonly places: ReadonlyMap<string, number>;
+  readonly floats: ReadonlySet<number>;
+}
+
+/** Calls write hundreds of fields, so what does not change is kept. */
+const layouts = new WeakMap<Fields, StructLayout>();
+
+function layoutOf(fields: Fields): StructLayout {
+  let layout = layouts.get(fields);
+  if (!layout) {
+    const names = Object.keys(fields);
+    const places = new Map(names.map((name, n) => [name, n]));
+    layout = {
+      size: names.length,
+      places,
+      floats: new Set([...places.values()].filter((n) => fields[names[n]] === "f32")),
+    };
+    layouts.set(fields, layout);
   }
-  return offsets;
+  return layout;
 }

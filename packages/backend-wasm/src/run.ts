@@ -99,12 +99,10 @@ interface Panels {
 }
 
 function split(pieces: Pieces, names: readonly string[]): [picked: Pieces, rest: Pieces] {
-  const picked = (name: string): boolean => names.includes(name);
-  const entries = Object.entries(pieces);
-  return [
-    Object.fromEntries(entries.filter(([name]) => picked(name))),
-    Object.fromEntries(entries.filter(([name]) => !picked(name))),
-  ];
+  const picked: Record<string, number> = {};
+  const rest: Record<string, number> = {};
+  for (const name in pieces) (names.includes(name) ? picked : rest)[name] = pieces[name];
+  return [picked, rest];
 }
 
 /** @param own names of the pieces of a (batch, key head)  @param few names of those that are there once */
@@ -138,11 +136,12 @@ interface KeyHead {
 function* waves({ B, H, Hkv }: AttentionProblem, { panels, perWave }: Panels, address: number): Generator<KeyHead[]> {
   const group = H / Hkv;
   const bytes = totalBytes(panels);
+  const places = Array.from({ length: Math.min(perWave, B * Hkv) }, (_, n) => layOut(panels, address + n * bytes));
   for (let begin = 0; begin < B * Hkv; begin += perWave) {
     yield Array.from({ length: Math.min(perWave, B * Hkv - begin) }, (_, n) => {
       const [b, hkv] = [Math.floor((begin + n) / Hkv), (begin + n) % Hkv];
       const heads = Array.from({ length: group }, (__, g) => hkv * group + g);
-      return { b, hkv, heads, pointers: layOut(panels, address + n * bytes) };
+      return { b, hkv, heads, pointers: places[n] };
     });
   }
 }
@@ -174,14 +173,14 @@ function prepareForward(
     const { slopes, sinks, panels } = builder.shared;
     const at = rowAddresses(problem, tensors);
     const head = headFields(module, problem, tensors, { slopes, sinks });
-    const sizes = sizeFields(problem, tile);
+    builder.common(sizeFields(problem, tile), scoreFields(problem), builder.scratch);
     const rows = blocksOf(problem, tile).map((row) => block(problem, row, tile));
     for (const wave of waves(problem, layout, panels)) {
       const structs = wave.map(({ b, hkv, heads, pointers }) =>
         heads.map((h) => {
           const tensorsOfHead = { q: at("q", b, h), k: at("k", b, hkv), v: at("v", b, hkv), out: at("out", b, h) };
           const lse = lseAddress(problem, tensors, b, h);
-          return builder.struct(sizes, builder.scratch, pointers, head(b, h), tensorsOfHead, { lse });
+          return builder.struct(pointers, head(b, h), tensorsOfHead, { lse });
         }),
       );
       builder.barrier();
@@ -219,14 +218,14 @@ function prepareDecode(
     const at = rowAddresses(problem, tensors);
     const head = headFields(module, problem, tensors, { slopes, sinks });
     const alibi = step(program, "alibi");
-    const sizes = {
-      ...sizeFields(problem, tile),
+    const strides = {
       heads,
       qHeadStride: q.head,
       outHeadStride: out.head,
       biasHeadStride: step(program, "bias")?.operand.strides[1] ?? 0,
       maskHeadStride: step(program, "visibility")?.mask?.strides[1] ?? 0,
     };
+    builder.common(sizeFields(problem, tile), scoreFields(problem), builder.scratch, strides);
     const words = block(problem, 0, { ...tile, q: Sq });
     for (let b = 0; b < B; b++) {
       for (let hkv = 0; hkv < Hkv; hkv++) {
@@ -237,7 +236,7 @@ function prepareDecode(
           slopes: alibi ? slopes + (alibi.perBatch ? b * H + h : h) * 4 : 0,
           sinks: step(program, "sinks") ? sinks + h * 4 : 0,
         };
-        const struct = builder.struct(sizes, builder.scratch, head(b, h), tensorsOfHead, { lse }, values);
+        const struct = builder.struct(head(b, h), tensorsOfHead, { lse }, values);
         builder.chain([{ kernel: "faDecode", struct, words }]);
       }
     }
@@ -322,8 +321,7 @@ function prepareBackward(
     if (bias) clear(module, dbias, ownBias > 0 ? sums * ownBias * 8 : bias.elements * 4);
     if (sinkStep) clear(module, dsinks, sums * 8);
     const [, , biasRowStride = 0, biasKeyStride = 0] = bias?.operand.strides ?? [];
-    const sizes = {
-      ...sizeFields(problem, tile),
+    const gradients = {
       dbiasDouble: bias?.double ? 1 : 0,
       dbiasRowStride: biasRowStride,
       dbiasKeyStride: biasKeyStride,
@@ -331,6 +329,7 @@ function prepareBackward(
       dkPart: dkPart / 4,
       dvPart: dvPart / 4,
     };
+    builder.common(sizeFields(problem, tile), scoreFields(problem), builder.scratch, gradients);
     const sumFields = (b: number, h: number, part: number): Values => {
       const sum = (b * H + h) * parts + part;
       const own = ownBias > 0 ? sum * ownBias * 8 : biasOffset(bias, b, h) * 4;
@@ -352,7 +351,7 @@ function prepareBackward(
             const lse = lseAddress(problem, tensors, b, h);
             const ownParts = { dkAcc: dkAcc + part * dkPart, dvAcc: dvAcc + part * dvPart };
             const pointersOfPart = { ...pointers, ...ownParts, ...sumFields(b, h, part) };
-            return builder.struct(sizes, builder.scratch, head(b, h), rowTensors, keyTensors, { lse }, pointersOfPart);
+            return builder.struct(head(b, h), rowTensors, keyTensors, { lse }, pointersOfPart);
           }),
         ),
       );
@@ -465,7 +464,7 @@ function prepareLinear(
     const { y } = builder.shared;
     widths.forEach((width, n) => {
       const data = tensors[forward ? `y${n}` : `dy${n}`]!;
-      writeFields(module.wasmMemory, y + n * sizeOf(PART), PART, { data, width });
+      writeFields(module.HEAP32.subarray((y + n * sizeOf(PART)) / 4), PART, { data, width });
     });
     const { x, weight, bias = 0, dx = 0, dweight = 0, dbias = 0 } = tensors;
     const sizes = { M, N, K, Mc: tile.q, Nc: tile.kv, Kc: LINEAR_DEPTH, parts: widths.length };
@@ -585,25 +584,14 @@ function lseAddress({ H, Sq }: AttentionProblem, { lse }: Addresses, b: number, 
 const FAR = 2 ** 30 - 1;
 const clampBand = (x: number): number => Math.max(-FAR, Math.min(FAR, x));
 
-/** The score program of a (batch, head). Slopes and sinks are few: they become float32 once and are passed by value. */
-function headFields(
-  module: FaWasmModule,
-  problem: AttentionProblem,
-  tensors: Addresses,
-  scratch: { readonly slopes: number; readonly sinks: number },
-): (b: number, h: number) => Values {
-  const { B, H, Sq, Skv, program } = problem;
-  const cap = step(program, "softcap")?.cap ?? 0;
+/** The score program as far as all heads have it. */
+function scoreFields({ Sq, Skv, program }: AttentionProblem): Values {
   const bias = step(program, "bias");
-  const alibi = step(program, "alibi");
-  const sinks = step(program, "sinks");
   const dropout = step(program, "dropout");
-  const { lo, hi } = bandOf(problem);
+  const { lo, hi } = bandOf(program);
   const mask = step(program, "visibility")?.mask;
-  if (alibi) toFloat32(module, alibi.dtype, tensors.alibiSlopes!, scratch.slopes, alibi.perBatch ? B * H : H);
-  if (sinks) toFloat32(module, sinks.dtype, tensors.sinks!, scratch.sinks, H);
-  const fixed = {
-    softcap: cap,
+  return {
+    softcap: step(program, "softcap")?.cap ?? 0,
     biasDtype: bias ? DTYPE_CODES[bias.dtype] : 0,
     biasRowStride: bias?.operand.strides[2] ?? 0,
     biasKeyStride: bias?.operand.strides[3] ?? 0,
@@ -619,8 +607,22 @@ function headFields(
     seedHigh: dropout?.seedHigh ?? 0,
     dropoutOffset: dropout?.offset ?? 0,
   };
+}
+
+/** What a (batch, head) has of its own. Slopes and sinks are few: they become float32 once and are passed by value. */
+function headFields(
+  module: FaWasmModule,
+  { B, H, program }: AttentionProblem,
+  tensors: Addresses,
+  scratch: { readonly slopes: number; readonly sinks: number },
+): (b: number, h: number) => Values {
+  const bias = step(program, "bias");
+  const alibi = step(program, "alibi");
+  const sinks = step(program, "sinks");
+  const mask = step(program, "visibility")?.mask;
+  if (alibi) toFloat32(module, alibi.dtype, tensors.alibiSlopes!, scratch.slopes, alibi.perBatch ? B * H : H);
+  if (sinks) toFloat32(module, sinks.dtype, tensors.sinks!, scratch.sinks, H);
   return (b, h) => ({
-    ...fixed,
     bias: bias
       ? tensors.bias! + (b * bias.operand.strides[0] + h * bias.operand.strides[1]) * bytesPerElement(bias.dtype)
       : 0,
@@ -635,14 +637,19 @@ function toFloat32(module: FaWasmModule, dtype: FloatDType, from: number, to: nu
   module._faCast(to, DTYPE_CODES.float32, from, DTYPE_CODES[dtype], elements);
 }
 
-function bandOf({ program }: AttentionProblem): Band {
+function bandOf(program: AttentionProblem["program"]): Band {
   return step(program, "visibility")?.band ?? { lo: -Infinity, hi: Infinity };
 }
 
 /** A block of rows, and the keys that it sees, for the end of a struct. */
 function block(problem: AttentionProblem, rowBegin: number, tile: Tile): number[] {
   const rowCount = Math.min(tile.q, problem.Sq - rowBegin);
-  const { begin, fullBegin, fullEnd, end } = keyRange(bandOf(problem), rowBegin, rowBegin + rowCount, problem.Skv);
+  const { begin, fullBegin, fullEnd, end } = keyRange(
+    bandOf(problem.program),
+    rowBegin,
+    rowBegin + rowCount,
+    problem.Skv,
+  );
   return blockWords({ rowBegin, rowCount, keyBegin: begin, fullBegin, fullEnd, keyEnd: end });
 }
 

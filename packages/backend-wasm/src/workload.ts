@@ -48,6 +48,7 @@ export class WorkloadBuilder {
   readonly #address: number;
   readonly #kernels: (keyof Kernels)[] = [];
   readonly #structs: Int32Array[] = [];
+  readonly #common: Int32Array;
   readonly #calls: number[] = [];
   readonly #chains: number[] = [];
   #before = 0;
@@ -60,6 +61,7 @@ export class WorkloadBuilder {
     this.#module = module;
     this.#fields = fields;
     this.#tailWords = Object.keys(tail).length;
+    this.#common = new Int32Array(sizeOf(fields) / 4);
     this.#address = module.arena.allocate(bytesOf(layout, threads));
     this.shared = layOut(layout.shared, this.#address);
     const { params, ...scratch } = layOut(layout.scratch, 0);
@@ -77,10 +79,15 @@ export class WorkloadBuilder {
     return this.#chains.length / CHAIN_WORDS;
   }
 
-  /** A struct that starts out as zeros: every step off, every pointer null. Its number is for calls. */
+  /** What all structs from here on have, unless they say otherwise; else zeros: every step off, every pointer null. */
+  common(...values: readonly Values[]): void {
+    for (const some of values) writeFields(this.#common, this.#fields, some);
+  }
+
+  /** Its number is for calls. */
   struct(...values: readonly Values[]): number {
-    const words = new Int32Array(sizeOf(this.#fields) / 4);
-    for (const some of values) writeFields(words, 0, this.#fields, some);
+    const words = this.#common.slice();
+    for (const some of values) writeFields(words, this.#fields, some);
     return this.#structs.push(words) - 1;
   }
 

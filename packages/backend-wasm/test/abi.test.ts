@@ -46,9 +46,14 @@ test("dtype codes are those of the header", () => {
 });
 
 test("fields are written at their offsets and others are left alone", () => {
-  const memory = new WebAssembly.Memory({ initial: 1 });
-  const words = new Uint32Array(memory.buffer, 64, sizeOf(PART) / 4).fill(7);
-  writeFields(memory, 64, PART, { width: 2 ** 32 - 1 });
-  expect([...words]).toEqual([7, 2 ** 32 - 1]);
-  expect(() => writeFields(memory, 64, PART, { with: 1 })).toThrow(RangeError);
+  const words = new Int32Array(sizeOf(PART) / 4).fill(7);
+  writeFields(words, PART, { width: 2 ** 32 - 1 });
+  expect([...words]).toEqual([7, -1]);
+  expect(() => writeFields(words, PART, { with: 1 })).toThrow(RangeError);
+});
+
+test("a float is written as its bits", () => {
+  const words = new Int32Array(sizeOf(SCORE_PARAMS) / 4);
+  writeFields(words, SCORE_PARAMS, { softcap: -Infinity });
+  expect(words[0]).toBe(0xff800000 | 0);
 });
