@@ -31,7 +31,7 @@ EXPORT(faBackwardPack) void faBackwardPack(const BackwardParams *p) {
 }
 
 EXPORT(faBackwardClear) void faBackwardClear(const BackwardParams *p) {
-  u32 keyRows = ceilDiv(p->Skv, p->Bc) * roundUp(p->Bc, MR);
+  u32 keyRows = ceilDiv(p->Skv, p->Bc) * roundUp(p->Bc, ROW_UNIT);
   fillZero(p->dkAcc, keyRows * roundUp(p->D, 8) * 4);
   fillZero(p->dvAcc, keyRows * roundUp(p->Dv, 8) * 4);
 }
@@ -94,7 +94,7 @@ static Finite loadRows(const BackwardParams *p, u32 D8, u32 Dv8) {
       packPanels(p->qPanels, p->Br * 8, q, p->rowBegin, p->rowCount, p->D),
       packPanels(p->doutPanels, p->Br * 8, dout, p->rowBegin, p->rowCount, p->Dv),
   };
-  fillZero(p->dqAcc, roundUp(p->rowCount, MR) * D8 * 4);
+  fillZero(p->dqAcc, roundUp(p->rowCount, ROW_UNIT) * D8 * 4);
   return finite;
 }
 
@@ -216,7 +216,7 @@ static void scores(const BackwardParams *p, const Block *block, u32 index, Tile 
     hideLong(&p->score, tile, visibility, p->probs, p->probsLow, block->Bc8);
     return;
   }
-  productQK(p->probs, block->Bc8, tile.rows, keys8, p->qRows, block->D8, kColumns, p->D * 8, p->D, &block->scaling.product);
+  productQK(p->blockRows, p->probs, block->Bc8, tile.rows, keys8, p->qRows, block->D8, kColumns, p->D * 8, p->D, &block->scaling.product);
   if (hasSteps(&p->score) || visibility == PARTIAL || tile.keys != keys8)
     scoreTile(&p->score, tile, visibility, p->probs, p->capGrads, block->Bc8, p->line);
 }
@@ -225,18 +225,18 @@ static void backwardTile(const BackwardParams *p, const Block *block, u32 index,
   u32 Bc8 = block->Bc8, D8 = block->D8, Dv8 = block->Dv8, keys = tile.keys, keys8 = roundUp(keys, 8);
   scores(p, block, index, tile, visibility);
   probabilityTile(p, tile, block->scaling.exponential, Bc8, block->isLong);
-  productDoutV(p->grads, Bc8, tile.rows, keys8, p->doutRows, Dv8, p->vColumns + index * Bc8 * p->Dv, p->Dv * 8, p->Dv, 0);
+  productDoutV(p->blockRows, p->grads, Bc8, tile.rows, keys8, p->doutRows, Dv8, p->vColumns + index * Bc8 * p->Dv, p->Dv * 8, p->Dv, 0);
   gradientTile(p, tile, visibility, Bc8);
 
   f32 *dv = p->dvAcc + index * block->keyRows * Dv8, *dk = p->dkAcc + index * block->keyRows * D8;
   if (visibility == PARTIAL && !block->finite.dout) keysVisible(p, tile, dv, Dv8, p->probs, Bc8, p->doutRows);
-  else productKeys(dv, Dv8, keys, Dv8, p->probs, Bc8, p->doutPanels, p->Br * 8, tile.rows, 0);
+  else productKeys(p->blockRows, dv, Dv8, keys, Dv8, p->probs, Bc8, p->doutPanels, p->Br * 8, tile.rows, 0);
 
   if (visibility == PARTIAL && !block->finite.q) keysVisible(p, tile, dk, D8, p->grads, Bc8, p->qRows);
-  else productKeys(dk, D8, keys, D8, p->grads, Bc8, p->qPanels, p->Br * 8, tile.rows, 0);
+  else productKeys(p->blockRows, dk, D8, keys, D8, p->grads, Bc8, p->qPanels, p->Br * 8, tile.rows, 0);
 
   if (visibility == PARTIAL && !p->kFinite[index]) dqVisible(p, tile, D8, Bc8);
-  else productDq(p->dqAcc, D8, tile.rows, D8, p->grads, Bc8, p->kPanels + tile.keyBegin * 8, p->Skv * 8, keys, 0);
+  else productDq(p->blockRows, p->dqAcc, D8, tile.rows, D8, p->grads, Bc8, p->kPanels + tile.keyBegin * 8, p->Skv * 8, keys, 0);
 }
 
 // An lse of size 1000 is itself only right to 3e-5. The sum of exp(s - lse) over a row is 1, and what it is instead is the
@@ -272,7 +272,7 @@ EXPORT(faBackwardRows) void faBackwardRows(const BackwardParams *p) {
   Scaling scaling = scalingOf(&p->score, p->scale, p->sink);
   Finite finite = loadRows(p, D8, Dv8);
   u32 isLong = setup(p, scaling.exponential, Dv8) && scaling.raw && p->dtype == FLOAT32;
-  Block block = {D8, Dv8, roundUp(p->Bc, 8), roundUp(p->Bc, MR), scaling, finite, isLong};
+  Block block = {D8, Dv8, roundUp(p->Bc, 8), roundUp(p->Bc, ROW_UNIT), scaling, finite, isLong};
   if (isLong) correctLse(p, &block);
   eachTile(p, &block, backwardTile);
   writeRows(p->dq, p->resultDtype, p->qStride, p->rowBegin, p->dqAcc, p->rowCount, p->D, p->scale);
@@ -289,7 +289,7 @@ static void finishTile(const BackwardParams *p, void *to, u32 stride, u32 key, u
 }
 
 EXPORT(faBackwardFinish) void faBackwardFinish(const BackwardParams *p) {
-  u32 keyRows = roundUp(p->Bc, MR);
+  u32 keyRows = roundUp(p->Bc, ROW_UNIT);
   for (u32 tile = p->keyBegin / p->Bc, key = tile * p->Bc; key < p->keyEnd; tile++, key += p->Bc) {
     u32 keys = minU(p->Bc, p->Skv - key);
     f32 *dk = p->dkAcc + tile * keyRows * roundUp(p->D, 8), *dv = p->dvAcc + tile * keyRows * roundUp(p->Dv, 8);

@@ -2,6 +2,7 @@
 //   faForwardPack   once for a (batch, key head): K and V as panels, shared by the query heads of its group; keyBegin and
 //                   keyEnd are a range of whole tiles, so that several calls may share the work
 //   faForwardRows   one block of at most Br query rows of one head
+//   faCalibrate     the product of scores alone, to time register blocks
 #include "long.h"
 #include "micro.h"
 #include "pack.h"
@@ -12,7 +13,7 @@
 DEFINE_ROWS(rowsQK, ROWS, SET_SCALED)
 DEFINE_ROWS(rowsPV, ROWS, SCALE_ADD)
 
-#define GROUP 12 // rows whose softmax runs over the same keys: a multiple of MR and of the 4 rows of a vector
+#define GROUP ROW_UNIT // rows whose softmax runs over the same keys: whole register blocks, and vectors of 4 rows
 
 EXPORT(faForwardPack) void faForwardPack(const ForwardParams *p) {
   Matrix k = {p->k, p->dtype, p->kStride}, v = {p->v, p->dtype, p->vStride};
@@ -24,18 +25,24 @@ EXPORT(faForwardPack) void faForwardPack(const ForwardParams *p) {
   }
 }
 
-// The columns of S that are made and read for row r: whole panels of the keys that a row of its group may see.
+// The columns of S that count for some rows: whole panels of the keys that one of them may see.
+static Range columnsOfRows(const ForwardParams *p, Tile tile, u32 begin, u32 end) {
+  Range keys = keysOfRows(&p->score, tile, begin, end);
+  return (Range){keys.begin / NR * NR, roundUp(keys.end, NR)};
+}
+
+// Those that the softmax of row r reads: what a row of its group may not see is hidden, whether it was made or not.
 static Range columnsOfGroup(const ForwardParams *p, Tile tile, u32 r) {
   u32 begin = r / GROUP * GROUP;
-  Range keys = keysOfRows(&p->score, tile, begin, begin + GROUP);
-  return (Range){keys.begin / NR * NR, roundUp(keys.end, NR)};
+  return columnsOfRows(p, tile, begin, begin + GROUP);
 }
 
 // ---- scores: S [rows][Bc8] = q k^T, scaled now or in the exponential
 static void productQK(const ForwardParams *p, Tile tile, const f32 *kColumns, u32 ld, u32 D8, const f32 *scale) {
-  for (u32 r = 0; r < tile.rows; r += MR) {
-    Range columns = columnsOfGroup(p, tile, r);
-    rowsQK(p->scores + r * ld + columns.begin, ld, columns.end - columns.begin, p->qRows + r * D8, D8,
+  u32 block = rowsOfBlock(p->blockRows);
+  for (u32 r = 0; r < tile.rows; r += block) {
+    Range columns = columnsOfRows(p, tile, r, r + block);
+    rowsQK(block, p->scores + r * ld + columns.begin, ld, columns.end - columns.begin, p->qRows + r * D8, D8,
            kColumns + columns.begin * p->D, p->D * NR, p->D, scale);
   }
 }
@@ -63,9 +70,10 @@ static void softmaxTile(const ForwardParams *p, Tile tile, f32 scale, u32 ld, u3
 // ---- accumulate: acc [rows][Dv8] = alpha acc + P V, over the keys that some row of a register block sees
 static void productPV(const ForwardParams *p, Tile tile, u32 ld, u32 Dv8) {
   const f32 *v = p->vPanels + tile.keyBegin * Dv8;
-  for (u32 r = 0; r < tile.rows; r += MR) {
-    Range keys = keysOfRows(&p->score, tile, r, r + MR);
-    rowsPV(p->acc + r * Dv8, Dv8, Dv8, p->scores + r * ld + keys.begin, ld, v + keys.begin * NR, p->Bc * NR,
+  u32 block = rowsOfBlock(p->blockRows);
+  for (u32 r = 0; r < tile.rows; r += block) {
+    Range keys = keysOfRows(&p->score, tile, r, r + block);
+    rowsPV(block, p->acc + r * Dv8, Dv8, Dv8, p->scores + r * ld + keys.begin, ld, v + keys.begin * NR, p->Bc * NR,
            keys.end - keys.begin, p->rowScale + r);
   }
 }
@@ -110,4 +118,20 @@ EXPORT(faForwardRows) void faForwardRows(const ForwardParams *p) {
     else productPV(p, tile, Bc8, Dv8);
   }
   finishRows(p, scaling.exponential);
+}
+
+// Rows, columns and depth of the product that is timed: a multiple of either block, and 39 KB, which the first-level cache holds.
+#define TRIAL_ROWS 24
+#define TRIAL_COLUMNS 96
+#define TRIAL_DEPTH 64
+
+// work [24][64], [12][64][8] and [24][96]; 2 * 24 * 96 * 64 operations a round.
+EXPORT(faCalibrate) void faCalibrate(f32 *work, u32 blockRows, u32 rounds) {
+  const f32 *a = work, *b = a + TRIAL_ROWS * TRIAL_DEPTH;
+  const f32 one = 1;
+  f32 *c = work + (TRIAL_ROWS + TRIAL_COLUMNS) * TRIAL_DEPTH;
+  for (u32 round = 0; round < rounds; round++)
+    for (u32 r = 0; r < TRIAL_ROWS; r += rowsOfBlock(blockRows))
+      rowsQK(blockRows, c + r * TRIAL_COLUMNS, TRIAL_COLUMNS, TRIAL_COLUMNS, a + r * TRIAL_DEPTH, TRIAL_DEPTH, b,
+             TRIAL_DEPTH * NR, TRIAL_DEPTH, &one);
 }

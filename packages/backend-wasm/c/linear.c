@@ -60,7 +60,7 @@ EXPORT(faLinear) void faLinear(const LinearParams *p) {
       for (u32 k = 0; k < p->K; k += p->Kc) {
         u32 depth = minU(p->Kc, p->K - k), ld = roundUp(depth, 8);
         packRows(p->aBlock, ld, columnsOf(p->x, p->dtype, p->K, k), row, rows, depth);
-        (k ? addRows : setRows)(p->cBlock, columns8, rows, columns8, p->aBlock, ld, p->bBlock + k * columns8, depth * 8, depth, 0);
+        (k ? addRows : setRows)(p->blockRows, p->cBlock, columns8, rows, columns8, p->aBlock, ld, p->bBlock + k * columns8, depth * 8, depth, 0);
       }
       for (u32 r = 0; r < rows; r++) {
         f32 *c = p->cBlock + r * columns8;
@@ -84,7 +84,7 @@ EXPORT(faLinearGradX) void faLinearGradX(const LinearParams *p) {
       for (u32 n = 0; n < p->N; n += p->Kc) {
         u32 depth = minU(p->Kc, p->N - n);
         for (u32 r = 0; r < rows; r++) readParts(p, p->aBlock + r * depth, row + r, n, depth);
-        (n ? addRows : setRows)(p->cBlock, columns8, rows, columns8, p->aBlock, depth, p->bBlock + n * columns8, depth * 8, depth, 0);
+        (n ? addRows : setRows)(p->blockRows, p->cBlock, columns8, rows, columns8, p->aBlock, depth, p->bBlock + n * columns8, depth * 8, depth, 0);
       }
       for (u32 r = 0; r < rows; r++)
         fromF32(elementAtW(p->dx, p->dtype, (row + r) * p->K + column), p->cBlock + r * columns8, columns, p->dtype);
@@ -97,13 +97,13 @@ EXPORT(faLinearGradWeight) void faLinearGradWeight(const LinearParams *p) {
   for (u32 column = p->columnBegin; column < p->columnEnd; column += p->Nc) {
     u32 columns = minU(p->Nc, p->columnEnd - column), columns8 = roundUp(columns, 8);
     for (u32 n = p->rowBegin; n < p->rowEnd; n += p->Mc) {
-      u32 rows = minU(p->Mc, p->rowEnd - n), ld = roundUp(rows, 12);
+      u32 rows = minU(p->Mc, p->rowEnd - n), ld = roundUp(rows, ROW_UNIT);
       if (p->M == 0) fillZero(p->cBlock, rows * columns8 * 4);
       for (u32 m = 0; m < p->M; m += p->Kc) {
         u32 depth = minU(p->Kc, p->M - m);
         packPanels(p->bBlock, depth * 8, columnsOf(p->x, p->dtype, p->K, column), m, depth, columns);
         for (u32 r = 0; r < depth; r++) readParts(p, p->aBlock + r * ld, m + r, n, rows);
-        (m ? addColumns : setColumns)(p->cBlock, columns8, rows, columns8, p->aBlock, ld, p->bBlock, depth * 8, depth, 0);
+        (m ? addColumns : setColumns)(p->blockRows, p->cBlock, columns8, rows, columns8, p->aBlock, ld, p->bBlock, depth * 8, depth, 0);
       }
       for (u32 r = 0; r < rows; r++)
         fromF32(elementAtW(p->dweight, p->dtype, (n + r) * p->K + column), p->cBlock + r * columns8, columns, p->dtype);

@@ -35,6 +35,7 @@ typedef struct {
   u32 Dv;
   u32 Br; // rows of a tile
   u32 Bc; // keys of a tile
+  u32 blockRows; // of a register block: 4 or 6
   u32 dtype;
   u32 resultDtype;
   f32 scale;
@@ -85,6 +86,7 @@ typedef struct {
   u32 Dv;
   u32 Br;
   u32 Bc;
+  u32 blockRows;
   u32 dtype;
   u32 resultDtype;
   f32 scale;
@@ -153,6 +155,7 @@ typedef struct {
   u32 Mc; // rows, columns and depth of a block
   u32 Nc;
   u32 Kc;
+  u32 blockRows;
   u32 dtype;
   const void *x;      // [M][K]
   const void *weight; // [N][K]

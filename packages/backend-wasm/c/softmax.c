@@ -5,7 +5,7 @@
 void setupRows(const ForwardParams *p) {
   u32 hasSink = p->sink != -INFINITY_F;
   for (u32 r = 0; r < p->rowCount; r++) p->rowMax[r] = p->sink, p->rowSum[r] = hasSink ? 1 : 0;
-  u32 padded = roundUp(p->rowCount, MR);
+  u32 padded = roundUp(p->rowCount, ROW_UNIT);
   fillZero(p->rowScale, padded * 4);
   fillZero(p->acc, padded * roundUp(p->Dv, 8) * 4);
 }
@@ -14,7 +14,7 @@ void loadQ(const ForwardParams *p) {
   Matrix q = {p->q, p->dtype, p->qStride};
   u32 ld = roundUp(p->D, 8);
   packRows(p->qRows, ld, q, p->rowBegin, p->rowCount, p->D);
-  fillZero(p->qRows + p->rowCount * ld, (roundUp(p->rowCount, MR) - p->rowCount) * ld * 4);
+  fillZero(p->qRows + p->rowCount * ld, (roundUp(p->rowCount, ROW_UNIT) - p->rowCount) * ld * 4);
 }
 
 u32 maxRows(const ForwardParams *p, u32 r, u32 rows, const f32 *s, u32 ld, u32 n8, f32 limit) {

@@ -13,6 +13,7 @@ import {
   type Problem,
   type Roof,
 } from "@fa/core";
+import { calibrationOf, nameOf, trialOn, type BlockRows, type Calibration } from "./calibration.ts";
 import { FEATURE, KERNELS } from "./kernels.ts";
 import type { FaWasmModule, Variant } from "./module.ts";
 import { pool } from "./pool.ts";
@@ -31,10 +32,13 @@ interface WasmBuffer extends DeviceBuffer {
  */
 export const THREADS_FROM_FLOPS = 2e7;
 
-export interface Threads {
-  readonly team: Team;
+export interface BackendOptions {
+  /** Left out, there is one thread. */
+  readonly team?: Team | undefined;
   /** Instead of `THREADS_FROM_FLOPS`. */
   readonly fromFlops?: number | undefined;
+  /** Instead of what calibration tells. */
+  readonly blockRows?: BlockRows | undefined;
 }
 
 /**
@@ -48,17 +52,20 @@ export class WasmBackend implements Backend {
   readonly #device: string;
   readonly #variant: Variant;
   readonly #team: Team | undefined;
+  /** Rows of a register block as asked for, or what finds them. */
+  readonly #blocks: BlockRows | Calibration;
   readonly #fromFlops: number;
   readonly #queue = new Queue();
   readonly #live = new Set<DeviceBuffer>();
   #module: FaWasmModule | undefined;
 
-  constructor(module: FaWasmModule, variant: Variant, device: string, threads?: Threads) {
+  constructor(module: FaWasmModule, variant: Variant, device: string, options: BackendOptions = {}) {
     this.#device = device;
     this.#module = module;
     this.#variant = variant;
-    this.#team = threads?.team;
-    this.#fromFlops = threads?.fromFlops ?? THREADS_FROM_FLOPS;
+    this.#team = options.team;
+    this.#fromFlops = options.fromFlops ?? THREADS_FROM_FLOPS;
+    this.#blocks = options.blockRows ?? calibrationOf(variant);
     const most = this.#team?.size ?? 1;
     this.kernels = KERNELS.map((row) => ({
       ...row,
@@ -75,7 +82,9 @@ export class WasmBackend implements Backend {
 
   get device(): string {
     const trouble = this.#team && pool.trouble;
-    return trouble === undefined ? this.#device : `${this.#device}, but only one works: ${trouble}`;
+    const threads = trouble === undefined ? this.#device : `${this.#device}, but only one works: ${trouble}`;
+    const blocks = typeof this.#blocks === "number" ? nameOf(this.#blocks) : this.#blocks.outcome;
+    return blocks === undefined ? threads : `${threads}, ${blocks}`;
   }
 
   allocate(bytes: number, contents?: Uint8Array | "zero"): DeviceBuffer {
@@ -120,23 +129,27 @@ export class WasmBackend implements Backend {
     );
     const threads = this.#threadsFor(plan.problem, this.#team?.size ?? 1);
     const alone = (): void => {
-      const workload = prepare(module, plan, tensors, 1);
+      const start = performance.now();
+      const workload = prepare(module, plan, tensors, { threads: 1, blockRows: this.#blockRows });
       try {
         runAlone(module, workload);
         workload.finish();
       } finally {
         workload.release();
       }
+      this.#calibrate(module, start);
     };
     if (threads === 1) return this.#queue.idle ? alone() : this.#queue.add(alone);
     return this.#queue.add(async () => {
-      const workload = prepare(module, plan, tensors, threads);
+      const start = performance.now();
+      const workload = prepare(module, plan, tensors, { threads, blockRows: this.#blockRows });
       try {
         await this.#team!.run(workload);
         workload.finish();
       } finally {
         workload.release();
       }
+      this.#calibrate(module, start);
     });
   }
 
@@ -166,6 +179,16 @@ export class WasmBackend implements Backend {
     this.#live.clear();
     if (!this.#queue.idle) await this.#queue.add(() => {});
     this.#team?.close();
+  }
+
+  get #blockRows(): BlockRows {
+    return typeof this.#blocks === "number" ? this.#blocks : this.#blocks.rows;
+  }
+
+  /** @param start of the call that is over */
+  #calibrate(module: FaWasmModule, start: number): void {
+    if (typeof this.#blocks === "number" || this.#blocks.settled) return;
+    this.#blocks.after(performance.now() - start, trialOn(module));
   }
 
   /** Where workers help, no fewer than would each have a worthwhile share. */

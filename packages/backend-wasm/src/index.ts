@@ -1,6 +1,7 @@
 /** `@fa/backend-wasm`: attention on WebAssembly SIMD, in browsers and Node. */
 import { checkOptions, refuse, show, type BackendProvider } from "@fa/core";
 import { countOfThreads, WasmBackend } from "./backend.ts";
+import { BLOCK_ROWS, calibrationOf, nameOf, type BlockRows } from "./calibration.ts";
 import { MAX_THREADS } from "./job.ts";
 import { compiled, createModule, newMemory, supportedVariant, type Variant } from "./module.ts";
 import { availableCores, prepareWorkers, whyNoThreads } from "./pool.ts";
@@ -8,6 +9,7 @@ import { Team } from "./team.ts";
 
 export { createModule, loadBinary, supportedVariant } from "./module.ts";
 export type { FaModuleArg, FaWasmModule, Kernels, Variant } from "./module.ts";
+export type { BlockRows } from "./calibration.ts";
 export { KERNELS } from "./kernels.ts";
 
 export interface WasmOptions {
@@ -21,6 +23,11 @@ export interface WasmOptions {
    * gives the same bits on every machine.
    */
   readonly simd?: Variant | undefined;
+  /**
+   * Rows of the register blocks of products, 4 or 6; by default the faster one, by trials of some milliseconds between the first
+   * calls of the process. The results do not depend on it.
+   */
+  readonly blockRows?: BlockRows | undefined;
 }
 
 const DEVICES: Readonly<Record<Variant, string>> = { relaxed: "WebAssembly relaxed SIMD", plain: "WebAssembly SIMD" };
@@ -35,8 +42,8 @@ const REASONS: Readonly<Record<Variant, string>> = {
  * @throws FaError FA_OPTION
  */
 export function wasm(options: WasmOptions = {}): BackendProvider {
-  checkOptions("wasm", options, ["threads", "simd"]);
-  const { threads, simd } = options;
+  checkOptions("wasm", options, ["threads", "simd", "blockRows"]);
+  const { threads, simd, blockRows } = options;
   if (threads !== undefined && (!Number.isSafeInteger(threads) || threads < 1)) {
     refuse("FA_OPTION", {
       where: "wasm(threads)",
@@ -53,6 +60,14 @@ export function wasm(options: WasmOptions = {}): BackendProvider {
       fix: "Leave it out for the best that the engine has.",
     });
   }
+  if (blockRows !== undefined && !BLOCK_ROWS.includes(blockRows)) {
+    refuse("FA_OPTION", {
+      where: "wasm(blockRows)",
+      rule: "blockRows must be 4 or 6",
+      got: show(blockRows),
+      fix: "Leave it out for the faster one.",
+    });
+  }
   return {
     name: "wasm",
     async probe() {
@@ -62,7 +77,8 @@ export function wasm(options: WasmOptions = {}): BackendProvider {
         const variant = simd ?? best;
         const { count, why } = chooseThreads(threads);
         const device = `${DEVICES[variant]}, ${countOfThreads(count)}`;
-        return { ok: true, device, reason: `${REASONS[variant]}; ${countOfThreads(count)}, ${why}` };
+        const blocks = blockRows ? `${nameOf(blockRows)}, as asked for` : blocksSoFar(variant);
+        return { ok: true, device, reason: `${REASONS[variant]}; ${countOfThreads(count)}, ${why}; ${blocks}` };
       } catch (error) {
         return { ok: false, reason: (error as Error).message };
       }
@@ -76,13 +92,18 @@ export function wasm(options: WasmOptions = {}): BackendProvider {
         const why = count > 1 ? "the machine has no addresses left for shared memory" : alone;
         const wasmModule = await compiled(variant, false);
         const module = await createModule({ instantiateWasm: instantiating(wasmModule) });
-        return new WasmBackend(module, variant, device(1, why && ` (${why})`));
+        return new WasmBackend(module, variant, device(1, why && ` (${why})`), { blockRows });
       }
       const [wasmModule] = await Promise.all([compiled(variant, true), prepareWorkers()]);
       const module = await createModule({ wasmMemory: memory, instantiateWasm: instantiating(wasmModule) });
-      return new WasmBackend(module, variant, device(count), { team: new Team(module, wasmModule, count) });
+      return new WasmBackend(module, variant, device(count), { team: new Team(module, wasmModule, count), blockRows });
     },
   };
+}
+
+function blocksSoFar(variant: Variant): string {
+  const { outcome, rows } = calibrationOf(variant);
+  return outcome ?? `${nameOf(rows)} until calls have told which are faster`;
 }
 
 interface ThreadChoice {

@@ -10,6 +10,7 @@ export type Variant = "relaxed" | "plain";
 export interface Kernels {
   faForwardPack(params: number): void;
   faForwardRows(params: number): void;
+  faCalibrate(work: number, blockRows: number, rounds: number): void;
   faDecode(params: number): void;
   faBackwardPack(params: number): void;
   faBackwardClear(params: number): void;

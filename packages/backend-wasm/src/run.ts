@@ -29,6 +29,7 @@ import {
   writeFields,
   type Values,
 } from "./abi.ts";
+import type { BlockRows } from "./calibration.ts";
 import type { FaWasmModule } from "./module.ts";
 import { bytesOf, WorkloadBuilder, type Call, type Layout, type Workload } from "./workload.ts";
 import {
@@ -65,27 +66,33 @@ export function workspaceBytes(kernel: KernelRow, problem: Problem, tile: Tile, 
   }
 }
 
+/** How a plan is computed. Neither changes a bit of the results: what is cut is cut by the problem alone, or cut so that no sum is. */
+export interface Means {
+  readonly threads: number;
+  /** Of a register block. */
+  readonly blockRows: BlockRows;
+}
+
 /**
- * The work of a plan for so many threads. How many they are changes no bit of the results: what is cut is cut by the
- * problem alone, or cut so that no sum is.
+ * The work of a plan.
  * @throws FaError FA_OUT_OF_MEMORY
  */
 export function prepare(
   module: FaWasmModule,
   { kernel, problem, tile }: Plan,
   tensors: Addresses,
-  threads: number,
+  means: Means,
 ): Workload {
   switch (problem.op) {
     case "attention":
-      return (isDecode(kernel) ? prepareDecode : prepareForward)(module, problem, tile, tensors, threads);
+      return (isDecode(kernel) ? prepareDecode : prepareForward)(module, problem, tile, tensors, means);
     case "attentionBackward":
-      return prepareBackward(module, problem, tile, tensors, threads);
+      return prepareBackward(module, problem, tile, tensors, means);
     case "linear":
     case "linearBackward":
-      return prepareLinear(module, problem, tile, tensors, threads);
+      return prepareLinear(module, problem, tile, tensors, means);
     case "cast":
-      return prepareCast(module, problem, tensors, threads);
+      return prepareCast(module, problem, tensors, means);
   }
 }
 
@@ -166,14 +173,14 @@ function prepareForward(
   problem: AttentionProblem,
   tile: Tile,
   tensors: Addresses,
-  threads: number,
+  { threads, blockRows }: Means,
 ): Workload {
   const layout = forwardLayout(problem, tile, threads);
   return built(new WorkloadBuilder(module, FORWARD_PARAMS, BLOCK, layout, threads), (builder) => {
     const { slopes, sinks, panels } = builder.shared;
     const at = rowAddresses(problem, tensors);
     const head = headFields(module, problem, tensors, { slopes, sinks });
-    builder.common(sizeFields(problem, tile), scoreFields(problem), builder.scratch);
+    builder.common(sizeFields(problem, tile), scoreFields(problem), builder.scratch, { blockRows });
     const rows = blocksOf(problem, tile).map((row) => block(problem, row, tile));
     for (const wave of waves(problem, layout, panels)) {
       const structs = wave.map(({ b, hkv, heads, pointers }) =>
@@ -207,7 +214,7 @@ function prepareDecode(
   problem: AttentionProblem,
   tile: Tile,
   tensors: Addresses,
-  threads: number,
+  { threads }: Means,
 ): Workload {
   const { B, H, Hkv, Sq, program } = problem;
   const heads = H / Hkv;
@@ -305,7 +312,7 @@ function prepareBackward(
   problem: AttentionProblem,
   tile: Tile,
   tensors: Addresses,
-  threads: number,
+  { threads, blockRows }: Means,
 ): Workload {
   const { H, Hkv } = problem;
   const layout = backwardLayout(problem, tile, threads);
@@ -322,6 +329,7 @@ function prepareBackward(
     if (sinkStep) clear(module, dsinks, sums * 8);
     const [, , biasRowStride = 0, biasKeyStride = 0] = bias?.operand.strides ?? [];
     const gradients = {
+      blockRows,
       dbiasDouble: bias?.double ? 1 : 0,
       dbiasRowStride: biasRowStride,
       dbiasKeyStride: biasKeyStride,
@@ -455,7 +463,7 @@ function prepareLinear(
   problem: LinearProblem,
   tile: Tile,
   tensors: Addresses,
-  threads: number,
+  { threads, blockRows }: Means,
 ): Workload {
   const { op, M, N, K, split: widths } = problem;
   const forward = op === "linear";
@@ -467,7 +475,7 @@ function prepareLinear(
       writeFields(module.HEAP32.subarray((y + n * sizeOf(PART)) / 4), PART, { data, width });
     });
     const { x, weight, bias = 0, dx = 0, dweight = 0, dbias = 0 } = tensors;
-    const sizes = { M, N, K, Mc: tile.q, Nc: tile.kv, Kc: LINEAR_DEPTH, parts: widths.length };
+    const sizes = { M, N, K, Mc: tile.q, Nc: tile.kv, Kc: LINEAR_DEPTH, blockRows, parts: widths.length };
     const pointers = { dtype: DTYPE_CODES[problem.dtype], x: x!, weight: weight!, bias, y, dx, dweight, dbias };
     const struct = builder.struct(sizes, pointers, builder.scratch);
 
@@ -507,7 +515,7 @@ function prepareCast(
   module: FaWasmModule,
   { dtype, resultDType, elements }: CastProblem,
   tensors: Addresses,
-  threads: number,
+  { threads }: Means,
 ): Workload {
   return built(new WorkloadBuilder(module, {}, {}, CAST_LAYOUT, threads), (builder) => {
     const [from, to] = [DTYPE_CODES[dtype], DTYPE_CODES[resultDType]];

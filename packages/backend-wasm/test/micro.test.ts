@@ -1,11 +1,13 @@
 import { describe, expect, test } from "vitest";
+import { BLOCK_ROWS } from "../src/calibration.ts";
 import { openProbe, random, variants } from "./variants.ts";
 
 const UPDATES = ["set", "set scaled", "add", "scale and add"] as const;
 
-describe.each(variants)("%s", async (variant) => {
+const blocks = variants.flatMap((variant) => BLOCK_ROWS.map((rows) => [variant, rows] as const));
+
+describe.each(blocks)("%s, %i rows", async (variant, MR) => {
   const { probe, put, get } = await openProbe(variant);
-  const MR = probe._blockRows();
   const padded = (n: number, unit: number): number => Math.ceil(n / unit) * unit;
 
   describe.each([0, 1])("A %i (0 rows contiguous, 1 transposed)", (order) => {
@@ -26,7 +28,7 @@ describe.each(variants)("%s", async (variant) => {
         const before = Float32Array.from({ length: rowsPadded * columnsPadded }, next);
         const scales = Float32Array.from({ length: rowsPadded }, next);
         const c = put(before);
-        probe._product(order, update, c, columnsPadded, rows, columns, put(a), stride, put(b), n, put(scales));
+        probe._product(MR, order, update, c, columnsPadded, rows, columns, put(a), stride, put(b), n, put(scales));
         const after = get(c, before.length);
         for (let r = 0; r < rows; r++) {
           for (let column = 0; column < columns; column++) {
@@ -51,7 +53,7 @@ describe.each(variants)("%s", async (variant) => {
     const b = new Float32Array(8 * 4).fill(1);
     for (let k = 0; k < 4; k++) b[k * 8 + 7] = NaN;
     const c = put(new Float32Array(MR * 8));
-    probe._product(0, 0, c, 8, 1, 7, put(a), 4, put(b), 4, 0);
+    probe._product(MR, 0, 0, c, 8, 1, 7, put(a), 4, put(b), 4, 0);
     expect([...get(c, 7)]).toEqual([4, 4, 4, 4, 4, 4, 4]);
   });
 });

@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import type { Backend } from "@fa/core";
 import { WasmBackend } from "../src/backend.ts";
+import type { BlockRows } from "../src/calibration.ts";
 import {
   compiled,
   createModule,
@@ -16,8 +17,9 @@ import { Team } from "../src/team.ts";
 /** What this engine can run: the plain build everywhere, the relaxed one where it validates. */
 export const variants: readonly Variant[] = supportedVariant() === "relaxed" ? ["plain", "relaxed"] : ["plain"];
 
-export async function openVariant(variant: Variant): Promise<Backend> {
-  return new WasmBackend(await createModule({ wasmBinary: await loadBinary(variant) }), variant, variant);
+export async function openVariant(variant: Variant, blockRows?: BlockRows): Promise<Backend> {
+  const module = await createModule({ wasmBinary: await loadBinary(variant) });
+  return new WasmBackend(module, variant, variant, { blockRows });
 }
 
 /** On so many threads; unless told otherwise every call, however small, goes to all of them. */
@@ -41,9 +43,9 @@ export interface Probe {
   _tanhArray(to: number, derivatives: number, from: number, n: number): void;
   _logOf(x: number): number;
   _expOf(x: number): number;
-  _blockRows(): number;
   _product(
     ...args: [
+      blockRows: BlockRows,
       order: number,
       update: number,
       c: number,

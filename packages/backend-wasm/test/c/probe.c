@@ -17,7 +17,6 @@ EXPORT(tanhArray) void tanhArray(f32 *to, f32 *derivatives, const f32 *from, u32
 
 EXPORT(logOf) f64 logOfProbe(f64 x) { return logOf(x); }
 EXPORT(expOf) f64 expOfProbe(f64 x) { return expOf(x); }
-EXPORT(blockRows) u32 blockRows(void) { return MR; }
 
 DEFINE_GEMM(setRows, ROWS, SET)
 DEFINE_GEMM(setScaledRows, ROWS, SET_SCALED)
@@ -29,9 +28,9 @@ DEFINE_GEMM(addColumns, TRANSPOSED, ADD)
 DEFINE_GEMM(scaleAddColumns, TRANSPOSED, SCALE_ADD)
 
 // order: 0 rows, 1 transposed; update: 0 set, 1 set scaled, 2 add, 3 scale and add
-EXPORT(product) void product(u32 order, u32 update, f32 *c, u32 ldc, u32 rows, u32 columns, const f32 *a, u32 stride,
+EXPORT(product) void product(u32 blockRows, u32 order, u32 update, f32 *c, u32 ldc, u32 rows, u32 columns, const f32 *a, u32 stride,
                              const f32 *b, u32 n, const f32 *scale) {
-  void (*forms[2][4])(f32 *, u32, u32, u32, const f32 *, u32, const f32 *, u32, u32, const f32 *) = {
+  void (*forms[2][4])(u32, f32 *, u32, u32, u32, const f32 *, u32, const f32 *, u32, u32, const f32 *) = {
       {setRows, setScaledRows, addRows, scaleAddRows}, {setColumns, setScaledColumns, addColumns, scaleAddColumns}};
-  forms[order][update](c, ldc, rows, columns, a, stride, b, n * NR, n, scale);
+  forms[order][update](blockRows, c, ldc, rows, columns, a, stride, b, n * NR, n, scale);
 }
