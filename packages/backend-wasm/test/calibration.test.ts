@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { BLOCK_ROWS, Calibration, TUNING, trialOn, type BlockRows } from "../src/calibration.ts";
 import { createModule, wasm } from "../src/index.ts";
 import { compute, LINEAR_CASES, randomCase, type Tensors } from "./problems.ts";
-import { openVariant, random, variants } from "./variants.ts";
+import { openVariant, variants } from "./variants.ts";
 
 type Sizes = Parameters<typeof compute>[3];
 
