@@ -50,7 +50,17 @@ export interface AttentionCase {
   readonly options: CaseOptions;
   /** Of the op that is measured: attention, or attentionBackward where the pass is backward. */
   readonly problem: AttentionProblem;
+  /** Key j is 1 + 9 j / Skv times as large: the running maximum of a row rises all along. */
+  readonly ramped: boolean;
+  /** Of ours on a GPU. */
+  readonly timed: GpuTimed;
 }
+
+/**
+ * How the time of a call is found on a GPU, from chains of calls: enqueued one by one and then waited for; or each one's
+ * result the next one's queries, recorded and submitted piece by piece; or recorded whole, and only the device timed.
+ */
+export type GpuTimed = "calls" | "recorded" | "device";
 
 export interface ModuleCase {
   readonly kind: "module";
@@ -108,11 +118,14 @@ export interface AttentionSpec {
   readonly dtype?: FloatDType;
   readonly pass?: "forward" | "backward";
   readonly options?: CaseOptions;
+  readonly ramped?: boolean;
+  readonly timed?: GpuTimed;
 }
 
 /** @throws FaError for what attention refuses */
 export function attentionCase(spec: AttentionSpec): AttentionCase {
   const { group, name, title, q: shape, kv = shape, dtype = "float32", pass = "forward", options = {} } = spec;
+  const { ramped = false, timed = "calls" } = spec;
   const inputs = { q: { shape, dtype }, k: { shape: kv, dtype }, v: { shape: kv, dtype } };
   const problem = attentionProblem(inputs, options, pass === "forward" ? "attention" : "attentionBackward");
   const { B, H, Hkv, Sq, Skv, D, program } = problem;
@@ -132,7 +145,7 @@ export function attentionCase(spec: AttentionSpec): AttentionCase {
     flops: countFlops(problem),
     scoresBytes: B * H * Sq * Skv * 4,
   };
-  return { kind: "attention", facts, inputs, options, problem };
+  return { kind: "attention", facts, inputs, options, problem, ramped, timed };
 }
 
 /** FlashMHA on golden inputs, forward alone and with its backward. */

@@ -32,9 +32,20 @@ export interface Contestant {
 
 export interface Placed {
   first(): Promise<FirstCall>;
+  /**
+   * Warms up and chooses how many calls a sample takes, for those who measure a call by how the time of a chain of calls
+   * grows with its length. Without it, calls are sampled one by one until that is known.
+   */
+  pace?(): Promise<Pace>;
   /** @returns milliseconds a call, each waited for */
   sample(calls: number): Promise<number>;
   free(): Promise<void>;
+}
+
+export interface Pace {
+  /** Milliseconds of a call, about. */
+  readonly callMs: number;
+  readonly callsPerSample: number;
 }
 
 export interface FirstCall {
@@ -43,10 +54,15 @@ export interface FirstCall {
   readonly results: Readonly<Record<string, ArrayLike<number>>>;
   /** The most that tensors and workspace took; null where the library does not tell. */
   readonly peakBytes: number | null;
+  /** The kernel that ran, where there are several. */
+  readonly kernel?: string | undefined;
 }
 
-/** Rates of the machine that are sampled between the entries: GFLOP/s, or bytes a second. */
-export type GaugeName = "relaxed" | "plain" | "read";
+/**
+ * Rates of the machine that are sampled between the entries: GFLOP/s, or bytes a second. Of the processor: float32 fused
+ * multiply-adds, multiplications and additions, reading. Of the GPU: float32 multiply-adds, subgroup matrices, copying.
+ */
+export type GaugeName = "relaxed" | "plain" | "read" | "fma" | "matrix" | "copy";
 export type Gauge = (name: GaugeName, item: AttentionCase) => Promise<number>;
 
 /** Entries that are timed in turns. */
@@ -75,6 +91,10 @@ export interface ContestOptions {
   /** What an entry's samples may take together; it has one in any case. */
   readonly entryMs: number;
   readonly signal: AbortSignal;
+  /** All entries take turns for so long before the first sample that counts. Default 0. */
+  readonly warmMs?: number | undefined;
+  /** What must come out of a case; computed here unless given. */
+  readonly truth?: ((item: AttentionCase) => Promise<Truth>) | undefined;
 }
 
 /** @throws the signal's reason, between two calls, once it is aborted */
@@ -106,7 +126,7 @@ interface Runner {
 
 async function play(
   match: Match,
-  { contestants, gauge, rounds, entryMs, signal }: ContestOptions,
+  { contestants, gauge, rounds, entryMs, signal, warmMs = 0, truth = truthHere }: ContestOptions,
 ): Promise<MatchResult> {
   const entries: Entry[] = [];
   const runners: Runner[] = [];
@@ -117,8 +137,8 @@ async function play(
     await new Promise((resolve) => setTimeout(resolve));
     signal.throwIfAborted();
   };
-  const truthFor = (item: AttentionCase): Truth => {
-    const known = truths.get(item.facts.id) ?? truthOf(item, numbersOf(item));
+  const truthFor = async (item: AttentionCase): Promise<Truth> => {
+    const known = truths.get(item.facts.id) ?? (await truth(item));
     truths.set(item.facts.id, known);
     return known;
   };
@@ -147,20 +167,13 @@ async function play(
       const placed = await contestant.place(item);
       const first = await placed.first();
       await breathe();
-      const verification = truthFor(item).check(first.results);
+      const verification = (await truthFor(item)).check(first.results);
       if (!verification.ok) {
         entries[place] = { ...item.facts, contestant: id, outcome: "wrong", verification };
         await placed.free();
         return;
       }
-      let warmMs = first.ms;
-      let callMs = first.ms;
-      while (warmMs < WARM_MS) {
-        const ms = await placed.sample(1);
-        warmMs += Math.max(ms, 0.1);
-        callMs = Math.min(callMs, ms);
-      }
-      const callsPerSample = Math.max(1, Math.ceil(SAMPLE_MS / Math.max(callMs, 0.01)));
+      const { callMs, callsPerSample } = await (placed.pace?.() ?? paceOf(placed, first));
       runners.push({ place, contestant, placed, first, callsPerSample, samples: [] });
       const timing = timingOf([callMs], first, callsPerSample);
       entries[place] = {
@@ -170,8 +183,15 @@ async function play(
         verification,
         timing,
         peakBytes: first.peakBytes,
+        kernel: first.kernel,
       };
     });
+  }
+
+  for (let turn = 0, until = performance.now() + warmMs; performance.now() < until && runners.length > 0; turn++) {
+    const { place, contestant, placed, callsPerSample } = runners[turn % runners.length];
+    if (entries[place].outcome === "measured") await attempt(place, contestant, () => placed.sample(callsPerSample));
+    await breathe();
   }
 
   const gauged: Partial<Record<GaugeName, number[]>> = {};
@@ -189,7 +209,7 @@ async function play(
       if (samples.length > 0 && spentMs + nextMs > entryMs) continue;
       await breathe();
       const ms = await attempt(place, contestant, async () => {
-        if (first.ms < LONG_MS) await placed.sample(1);
+        if (first.ms < LONG_MS && !placed.pace) await placed.sample(1);
         return placed.sample(callsPerSample);
       });
       if (ms !== undefined) samples.push(ms);
@@ -204,6 +224,20 @@ async function play(
     await attempt(place, contestant, () => placed.free());
   }
   return { match, entries, gauges: gauged };
+}
+
+const truthHere = async (item: AttentionCase): Promise<Truth> => truthOf(item, numbersOf(item));
+
+/** The pace of single calls. */
+async function paceOf(placed: Placed, first: FirstCall): Promise<Pace> {
+  let warmMs = first.ms;
+  let callMs = first.ms;
+  while (warmMs < WARM_MS) {
+    const ms = await placed.sample(1);
+    warmMs += Math.max(ms, 0.1);
+    callMs = Math.min(callMs, ms);
+  }
+  return { callMs, callsPerSample: Math.max(1, Math.ceil(SAMPLE_MS / Math.max(callMs, 0.01))) };
 }
 
 function timingOf(samples: readonly number[], { ms: firstMs }: FirstCall, callsPerSample: number): Timing {

@@ -19,8 +19,10 @@ export function thisMachine(name?: string): Machine {
   };
 }
 
-/** The commit of the code that runs, "-dirty" if files differ from it; null without git or outside a checkout. */
+/** The commit of the code that runs, "-dirty" if files differ from it; null when nobody knows. A copy without git is told by FA_COMMIT. */
 export function currentCommit(): string | null {
+  const { FA_COMMIT } = process.env;
+  if (FA_COMMIT) return FA_COMMIT;
   try {
     const args = ["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"];
     return execFileSync("git", args, {

@@ -21,6 +21,30 @@ export function generate(elements: number, { key, stream, factor }: Stream): Flo
   return values;
 }
 
+/**
+ * The bytes of numbers that the dtype holds exactly: what core's `encode` gives, in a twentieth of its time where it
+ * counts, in float16.
+ */
+export function bytesOf(dtype: FloatDType, values: Float64Array): Uint8Array<ArrayBuffer> {
+  if (dtype !== "float16") return encode(dtype, values);
+  const words = new Uint32Array(new Float32Array(values).buffer);
+  const bits = new Uint16Array(words.length);
+  for (let n = 0; n < words.length; n++) {
+    const word = words[n];
+    const exponent = ((word >>> 23) & 0xff) - 112;
+    const isZero = word << 1 === 0;
+    if ((exponent <= 0 || exponent > 30) && !isZero) return encode(dtype, values);
+    bits[n] = ((word >>> 16) & 0x8000) | (isZero ? 0 : (exponent << 10) | ((word >>> 13) & 0x3ff));
+  }
+  return new Uint8Array(bits.buffer);
+}
+
+/** The nearest number of 11 significant bits, which float16 holds unless it is very small or large (Veltkamp's split). */
+export function toElevenBits(x: number): number {
+  const scaled = x * (2 ** 42 + 1);
+  return scaled - (scaled - x);
+}
+
 /** The values as a tensor of the dtype would hold them. */
 export function rounded(dtype: FloatDType, values: Float64Array): Float64Array {
   return dtype === "float32" ? Float64Array.from(values, Math.fround) : decode(dtype, encode(dtype, values));

@@ -5,7 +5,7 @@ import { FLOAT_DTYPES, nearest, type FloatDType } from "@fa/core";
 import type { Terminal } from "./terminal.node.ts";
 
 /** Back ends that something is required of. */
-const WITH_TARGETS = ["wasm"] as const;
+const WITH_TARGETS = ["wasm", "webgpu"] as const;
 /** Back ends that `@fa/core/auto` knows, in its order. */
 export const BACKENDS = ["cuda", "webgpu", "wasm", "reference"] as const;
 
@@ -23,7 +23,7 @@ export interface Options {
   /** Compare with other libraries. */
   readonly peers: boolean;
   /** The back end whose targets are measured. */
-  readonly targets?: "wasm" | undefined;
+  readonly targets?: (typeof WITH_TARGETS)[number] | undefined;
   /** A target that is missed makes the exit code 1. */
   readonly strict: boolean;
   /** Whether sizes and dim were asked for. */
@@ -47,7 +47,8 @@ Examples:
   npm start -- --backend wasm --sizes 512,1024 --json results.json --plot sweep.svg
   npm start -- --quick
   npm run bench -- --backend wasm --peers
-  npm run bench -- --targets wasm --peers --json all.json --plot all.svg`;
+  npm run bench -- --targets wasm --peers --json all.json --plot all.svg
+  npm run bench -- --targets webgpu --peers --json gpu.json`;
 
 /**
  * The options of a command line. Whatever can be found wrong before any work is found here.
@@ -70,15 +71,15 @@ export function parseOptions(argv: readonly string[], terminal: Terminal): Optio
     )
     .option("--quick", `a few seconds: a small FlashMHA, sizes ${QUICK.sizes.join(",")}`)
     .addOption(
-      new Option("--peers", "compare with onnxruntime-web, jax-js and tfjs-wasm, taking turns").conflicts([
-        "dtype",
-        "budget",
-      ]),
+      new Option(
+        "--peers",
+        "compare with other libraries, taking turns: those of the processor, or onnxruntime-node on the GPU",
+      ).conflicts(["dtype", "budget"]),
     )
     .addOption(
-      new Option("--targets <backend>", "measure what is required of a back end: wasm")
+      new Option("--targets <backend>", `measure what is required of a back end: ${WITH_TARGETS.join(", ")}`)
         .argParser((value) => oneOf(WITH_TARGETS, value))
-        .conflicts(["backend", "sizes", "heads", "dim", "dtype", "budget", "quick"]),
+        .conflicts(["backend", "sizes", "heads", "dim", "dtype", "budget"]),
     )
     .option("--strict", "exit code 1 when a target is missed or not measured")
     .option("--json <file>", "write the results", writable())
@@ -97,6 +98,8 @@ export function parseOptions(argv: readonly string[], terminal: Terminal): Optio
   const isChosen = (name: string): boolean => program.getOptionValueSource(name) !== "default";
   const chosen = { sizes: isChosen("sizes"), dim: isChosen("dim") };
   const { quick = false, peers = false, strict = false } = options;
+  if (quick && options.targets === "wasm")
+    program.error("error: --quick has no --targets wasm: they are of full sizes.");
   if (peers && options.backend !== undefined && options.backend !== "wasm") {
     program.error(`error: --peers compares the wasm back end; got --backend ${options.backend}.`);
   }

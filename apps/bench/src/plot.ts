@@ -115,8 +115,13 @@ export function sweepChart({ outcomes, roof, backend, machine }: RunFile): Chart
 /** The head dim that every peer is compared on. */
 const CHART_DIM = 64;
 
-/** Ours and each peer on one thread, as bars over S: full on the left, causal on the right. Undefined without a peer. */
-export function comparisonChart({ contestants, entries, roof, machine }: ContestFile): ChartOption | undefined {
+/**
+ * Ours and each peer on one thread, as bars over S: full on the left, causal on the right. Undefined without a peer, and
+ * for GPUs: bars of 4 and 400 TFLOP/s do not fit one axis.
+ */
+export function comparisonChart({ contestOf, ...file }: ContestFile): ChartOption | undefined {
+  const { contestants, entries, roof, machine } = file;
+  if (contestOf !== "wasm") return undefined;
   const shown = contestants.filter(
     ({ id, threads, takesPart }) => takesPart && threads === 1 && (id === "ours/1" || !id.startsWith("ours")),
   );

@@ -15,6 +15,7 @@ import {
   TARGET_COLUMNS,
   targetRow,
 } from "./comparison.ts";
+import { GPU_NOTE, gpuName, gpuRoofs, gpuTables } from "./gpu-comparison.ts";
 import { isMeasured, parseResults, type ContestFile, type ResultsFile, type RunFile } from "./results.ts";
 import { supportTable, type Planned, type SupportTable } from "./support.ts";
 
@@ -60,7 +61,7 @@ export function numbersPart(files: ReadonlyMap<string, ResultsFile>, charts: Rea
         throw new FaError("FA_OPTION", `${RESULTS}/${name}.json: ${rule}; got ${what}. Run again.`);
       }
       const chart = charts.has(name) ? [`![GFLOP/s over sequence length](${RESULTS}/${name}.svg)`] : [];
-      return [...(file.kind === "run" ? runParagraphs(file) : contestParagraphs(file)), ...chart].join("\n\n");
+      return [...paragraphsOf(file), ...chart].join("\n\n");
     })
     .join("\n\n");
 }
@@ -70,6 +71,12 @@ const isOurs = (contestant: string): boolean => contestant.startsWith("ours");
 function factsOf({ machine, date, commit }: ResultsFile): string {
   const facts = [machine.platform, machine.runtime, date.slice(0, 10), commit && `commit \`${commit}\``];
   return facts.filter(Boolean).join(", ");
+}
+
+function paragraphsOf(file: ResultsFile): string[] {
+  if (file.kind === "run") return runParagraphs(file);
+  const paragraphs = file.contestOf === "webgpu" ? gpuParagraphs(file) : contestParagraphs(file);
+  return [...paragraphs, ...targetsParagraphs(file)];
 }
 
 function runParagraphs(file: RunFile): string[] {
@@ -85,30 +92,51 @@ function runParagraphs(file: RunFile): string[] {
   ];
 }
 
-/** Ours beside the peers, and what is required beside what was measured. */
-function contestParagraphs(file: ContestFile): string[] {
-  const { machine, roof, contestants, targets } = file;
+/** Who takes part besides ours, and who does not. */
+function librariesOf({ contestants }: ContestFile): string {
   const libraries = contestants
     .filter(({ id, threads, takesPart }) => takesPart && threads === 1 && !isOurs(id))
     .map(({ name, what }) => `${name} ${what}`);
   const absent = contestants.filter(({ takesPart }) => !takesPart).map(({ id, what }) => `${id} (${what})`);
+  return [...libraries, ...(absent.length > 0 ? [`not taking part: ${absent.join("; ")}`] : [])].join("; ");
+}
+
+/** Ours by what it may use of a GPU, beside onnxruntime. */
+function gpuParagraphs(file: ContestFile): string[] {
+  const { machine, gpu } = file;
+  const tiers = file.contestants
+    .filter(({ id, takesPart }) => takesPart && isOurs(id))
+    .map(({ name, what }) => `${name}: ${what}`);
+  const who = [...tiers, librariesOf(file)].filter(Boolean).join("; ");
+  return [
+    `**${machine.name}, WebGPU**, B 1, ${[gpu && gpuName(gpu), factsOf(file)].filter(Boolean).join(", ")}. ` +
+      `Measured in the same run: ${gpuRoofs(file)}. ${who}. ${GPU_NOTE}.`,
+    ...gpuTables(file).map(({ heading, head: [, ...head], rows }) => markdownTable([heading, ...head], rows, "---:")),
+  ];
+}
+
+/** Ours beside the peers. */
+function contestParagraphs(file: ContestFile): string[] {
+  const { machine, roof } = file;
   const paragraphs = [
     `**${machine.name}, beside other libraries**, B 1, H 8, float32, ${factsOf(file)}. ` +
       `Roof: ${roof.gflops.toFixed(1)} GFLOP/s a thread, ${roof.what}. ` +
-      `${[...libraries, ...(absent.length > 0 ? [`not taking part: ${absent.join("; ")}`] : [])].join("; ")}. ` +
-      `${COMPARISON_NOTE}.`,
+      `${librariesOf(file)}. ${COMPARISON_NOTE}.`,
   ];
   for (const comparison of comparisonRows(file)) {
     const [, ...head] = comparison.head;
     paragraphs.push(markdownTable([comparisonHeading(comparison), ...head], comparison.rows, "---:"));
   }
-  if (targets.length > 0) {
-    paragraphs.push(
-      "What the wasm back end is required to reach, and the reading that decides:",
-      markdownTable(TARGET_COLUMNS, targets.map(targetRow), "---"),
-    );
-  }
   return paragraphs;
+}
+
+/** What is required beside what was measured. */
+function targetsParagraphs({ contestOf, targets }: ContestFile): string[] {
+  if (targets.length === 0) return [];
+  return [
+    `What the ${contestOf} back end is required to reach, and the reading that decides:`,
+    markdownTable(TARGET_COLUMNS, targets.map(targetRow), "---"),
+  ];
 }
 
 export function supportPart({ columns, rows }: SupportTable): string {

@@ -9,8 +9,10 @@ import { BOUNDS, LACKS, stateOf, UNITS, type TargetOutcome } from "./target.ts";
 import type { Verification } from "./verify.ts";
 
 export const SCHEMA = "fa-bench";
-/** 2: `kind`; cases tell Hkv, Sq and Skv apart. */
-export const VERSION = 2;
+/** 2: `kind`; cases tell Hkv, Sq and Skv apart. 3: `contestOf`, `gpu`, `kernel`, rates and times of GPUs. */
+export const VERSION = 3;
+/** A contest of version 2 was one of the wasm back end, and is nothing else but one of version 3 without a GPU. */
+const READABLE: readonly unknown[] = [2, VERSION];
 
 export interface Machine {
   /** What people call it. */
@@ -32,6 +34,8 @@ export type Outcome = CaseFacts &
         readonly timing: Timing;
         /** The most that tensors and workspace took on the device; null where the library does not tell. */
         readonly peakBytes: number | null;
+        /** The kernel that ran, where there are several. */
+        readonly kernel?: string | undefined;
       }
     | { readonly outcome: "wrong"; readonly verification: Verification }
     | { readonly outcome: "failed" | "skipped"; readonly reason: string }
@@ -65,6 +69,10 @@ export interface RunFile extends AnyFile {
 /** Several libraries over the same cases, taking turns: what `--peers` and `--targets` do. */
 export interface ContestFile extends AnyFile {
   readonly kind: "contest";
+  /** Whose contest it is. */
+  readonly contestOf: ContestOf;
+  /** Of a contest of GPUs. */
+  readonly gpu?: GpuFacts | undefined;
   readonly contestants: readonly ContestantReport[];
   readonly entries: readonly Entry[];
   /** Empty without `--targets`. */
@@ -72,6 +80,24 @@ export interface ContestFile extends AnyFile {
 }
 
 export type ResultsFile = RunFile | ContestFile;
+
+export const CONTESTS = ["wasm", "webgpu"] as const;
+/** The back end that is compared with other libraries. */
+export type ContestOf = (typeof CONTESTS)[number];
+
+/** A GPU as WebGPU shows it, and what it did at best in the same run. */
+export interface GpuFacts {
+  /** "NVIDIA H100 80GB HBM3" */
+  readonly adapter: string;
+  /** What the driver calls itself. */
+  readonly driver: string;
+  /** Whose WebGPU it is: "Dawn, npm webgpu 0.6.2". */
+  readonly webgpu: string;
+  /** Copying a buffer in the GPU's memory, bytes read and bytes written together, in GB/s. */
+  readonly copyGBs: number;
+  /** Subgroup matrices in registers, float16 in, float32 out; null where there are none. */
+  readonly matrixGflops: number | null;
+}
 
 /** Who could take part, and why not. */
 export interface ContestantReport {
@@ -122,7 +148,7 @@ export function parseResults(text: string, name: string): ResultsFile {
   if (schema !== SCHEMA) {
     throw complaint(name, `must have schema "${SCHEMA}"`, JSON.stringify(schema), "Is it a file that --json wrote?");
   }
-  if (version !== VERSION) {
+  if (!READABLE.includes(version)) {
     const fix =
       typeof version === "number" && version < VERSION
         ? "It is an older one: run again with --json."
@@ -131,10 +157,10 @@ export function parseResults(text: string, name: string): ResultsFile {
   }
   const problem = file("", json);
   if (problem) throw complaint(name, problem.rule, problem.got, "Run again with --json instead of editing it.");
-  const read = json as ResultsFile;
+  const read: ResultsFile = { ...(json as ResultsFile), version: VERSION };
   return read.kind === "run"
     ? { ...read, outcomes: read.outcomes.map(withNaN) }
-    : { ...read, entries: read.entries.map(withNaN) };
+    : { ...read, contestOf: read.contestOf ?? "wasm", entries: read.entries.map(withNaN) };
 }
 
 /** JSON has no NaN: it is written as null, and only a wrong result may have it. */
@@ -237,7 +263,13 @@ const timing = object({
 
 /** Only a measured case has times, and only with a verification that passed. */
 const OUTCOMES: Readonly<Record<Outcome["outcome"], Readonly<Record<string, Check>>>> = {
-  measured: { ...facts, verification: verification(true, number), timing, peakBytes: orNull(count) },
+  measured: {
+    ...facts,
+    verification: verification(true, number),
+    timing,
+    peakBytes: orNull(count),
+    kernel: optional(text),
+  },
   wrong: { ...facts, verification: verification(false, orNull(number)) },
   failed: { ...facts, reason: text },
   skipped: { ...facts, reason: text },
@@ -288,6 +320,10 @@ const FILES: Readonly<Record<ResultsFile["kind"], Check>> = {
   }),
   contest: object({
     ...any,
+    contestOf: optional(oneOf(...CONTESTS)),
+    gpu: optional(
+      object({ adapter: text, driver: text, webgpu: text, copyGBs: positive, matrixGflops: orNull(positive) }),
+    ),
     contestants: list(object({ id: text, name: text, threads: count, what: text, takesPart: flag })),
     entries: list(outcome({ contestant: text })),
     targets: list(target),

@@ -3,6 +3,7 @@ import type { Roof } from "@fa/core";
 import type { Group } from "./cases.ts";
 import { cells, COLUMNS, footnotes, headingOf, whyNotMeasured } from "./columns.ts";
 import { comparisonRows, COMPARISON_NOTE, headingOf as comparisonHeading, targetRow } from "./comparison.ts";
+import { GPU_NOTE, gpuRoofs, gpuTables } from "./gpu-comparison.ts";
 import type { ContestFile, Outcome } from "./results.ts";
 import { amount, type TargetOutcome } from "./target.ts";
 
@@ -55,6 +56,16 @@ export function comparisonTable(file: ContestFile, { quiet = same }: TableStyle 
   });
   const roof = `of roof: ${file.roof.gflops.toFixed(1)} GFLOP/s a thread, ${file.roof.what}`;
   return [...blocks, quiet(`${fold(COMPARISON_NOTE, 98)}\n${roof}`)].join("\n\n");
+}
+
+/** Ours by what it may use of a GPU, beside onnxruntime. */
+export function gpuTable(file: ContestFile, { quiet = same }: TableStyle = {}): string {
+  const blocks = gpuTables(file).map(({ heading, head: [, ...head], rows }) => {
+    const table = spaced([heading, ...head]);
+    for (const row of rows) table.push([...row]);
+    return linesOf(table).join("\n");
+  });
+  return [...blocks, quiet(`${fold(GPU_NOTE, 98)}\n${fold(`roofs: ${gpuRoofs(file)}`, 98)}`)].join("\n\n");
 }
 
 /** Every target with all its readings. */

@@ -2,7 +2,7 @@
 import { roundTo, type AttentionProblem } from "@fa/core";
 import { naiveAttentionBackward, type AttentionData } from "@fa/core/reference";
 import type { AttentionCase } from "./cases.ts";
-import { elementsOf, generate, rounded, type Stream } from "./numbers.ts";
+import { elementsOf, generate, rounded, toElevenBits, type Stream } from "./numbers.ts";
 import {
   attentionAtRows,
   FLOAT32,
@@ -40,14 +40,18 @@ const STREAMS: Readonly<Record<"q" | "k" | "v" | "dout" | "bias", Stream>> = {
   bias: { key: KEY, stream: 4, factor: 1 },
 };
 
-export function numbersOf({ inputs, options, problem }: AttentionCase): CaseNumbers {
-  const { dtype, B, H, Sq, Dv } = problem;
-  const of = (name: keyof typeof STREAMS, shape: readonly number[]): Float64Array =>
-    rounded(dtype, generate(elementsOf(shape), STREAMS[name]));
+export function numbersOf({ inputs, options, problem, ramped }: AttentionCase): CaseNumbers {
+  const { dtype, B, H, Sq, Skv, D, Dv } = problem;
+  const of = (name: keyof typeof STREAMS, shape: readonly number[]): Float64Array => {
+    const values = generate(elementsOf(shape), STREAMS[name]);
+    return dtype === "float8e4m3" ? rounded(dtype, values) : values;
+  };
   const { bias, alibiSlopes } = options;
+  const k = of("k", inputs.k.shape);
+  if (ramped) k.forEach((x, n) => (k[n] = toElevenBits(x * (1 + (9 * (Math.floor(n / D) % Skv)) / Skv))));
   return {
     q: of("q", inputs.q.shape),
-    k: of("k", inputs.k.shape),
+    k,
     v: of("v", inputs.v.shape),
     dout: problem.op === "attentionBackward" ? of("dout", [B, H, Sq, Dv]) : new Float64Array(),
     bias: bias && of("bias", bias.shape),
@@ -57,31 +61,52 @@ export function numbersOf({ inputs, options, problem }: AttentionCase): CaseNumb
 }
 
 /** Computes the truth of a case in float64; takes about a second. */
-export function truthOf({ problem }: AttentionCase, data: CaseNumbers): Truth {
-  return problem.op === "attention" ? forwardTruth(problem, data) : backwardTruth(problem, data);
+export function truthOf(item: AttentionCase, data: CaseNumbers): Truth {
+  return item.problem.op === "attention" ? truthFrom(forwardAnswer(item, data)) : backwardTruth(item.problem, data);
 }
 
-function forwardTruth(problem: AttentionProblem, data: CaseNumbers): Truth {
+/** What must come out of a forward: data, so that it can be computed elsewhere. */
+export interface ForwardAnswer {
+  /** The query rows of each head that are known. */
+  readonly rows: readonly number[];
+  /** [heads, rows, Dv] */
+  readonly out: Float64Array;
+  /** [heads, rows] */
+  readonly lse: Float64Array;
+  readonly bounds: Readonly<Record<"out" | "lse", Bounds>>;
+  readonly heads: number;
+  readonly Sq: number;
+  readonly Dv: number;
+}
+
+export function forwardAnswer({ problem }: AttentionCase, data: CaseNumbers): ForwardAnswer {
   const { dtype, resultDType, B, H, Sq, Dv } = problem;
   const rows = rowsToCheck(problem);
-  const truth = attentionAtRows(problem, data, rows);
-  const naive = dtype === "float32" ? undefined : attentionAtRows(problem, data, rows, (x) => roundTo(dtype, x));
-  const bounds = (name: "out" | "lse"): Bounds =>
-    dtype === "float32"
-      ? FLOAT32
-      : halfBounds(dtype, name === "out" ? resultDType : "float32", truth[name], naive![name]);
+  const { out, lse } = attentionAtRows(problem, data, rows);
+  const answer = { rows, out, lse: Float64Array.from(lse), heads: B * H, Sq, Dv };
+  if (dtype === "float32") return { ...answer, bounds: { out: FLOAT32, lse: FLOAT32 } };
+  const naive = attentionAtRows(problem, data, rows, (x) => roundTo(dtype, x));
+  const bounds = {
+    out: halfBounds(dtype, resultDType, out, naive.out),
+    lse: halfBounds(dtype, "float32", answer.lse, Float64Array.from(naive.lse)),
+  };
+  return { ...answer, bounds };
+}
+
+/** Takes results with all rows, or with the answer's alone. */
+export function truthFrom({ rows, out: wantOut, lse: wantLse, bounds, heads, Sq, Dv }: ForwardAnswer): Truth {
   const which = rows.length === Sq ? "all rows" : `${rows.length} of ${Sq} rows a head`;
+  const compare = (tensor: "out" | "lse", got: ArrayLike<number>, truth: Float64Array, width: number) => ({
+    tensor,
+    got: partOf(got, heads * Sq * width, (whole) => takeRows(whole, Sq, width, rows)),
+    truth,
+    bounds: bounds[tensor],
+  });
   return {
     check({ out = [], lse }) {
-      const compare = (name: "out" | "lse", got: ArrayLike<number>, width: number) => ({
-        tensor: name,
-        got: partOf(got, B * H * Sq * width, (whole) => takeRows(whole, Sq, width, rows)),
-        truth: truth[name],
-        bounds: bounds(name),
-      });
       return verdict(`float64 reference, ${which}`, [
-        compare("out", out, Dv),
-        ...(lse === undefined ? [] : [compare("lse", lse, 1)]),
+        compare("out", out, wantOut, Dv),
+        ...(lse === undefined ? [] : [compare("lse", lse, wantLse, 1)]),
       ]);
     },
   };

@@ -1,10 +1,10 @@
 /** What the wasm back end is required to reach, and the matches that tell. Shares are of the roof of the same run. */
 import { attentionCase, type AttentionCase, type CaseOptions } from "./cases.ts";
-import type { GaugeName, Match, MatchResult } from "./contest.ts";
+import type { Match, MatchResult } from "./contest.ts";
+import { byTitle, Findings, judgedBy, Lack, lackOf, median, type Rule } from "./findings.ts";
 import { GRID, gridCase, gridMatches, matchOf, merged, OURS, PEERS } from "./matches.ts";
-import { quantile } from "./numbers.ts";
-import { gflopsOf, type Entry } from "./results.ts";
-import { judged, type Reading, type TargetOutcome } from "./target.ts";
+import type { Entry } from "./results.ts";
+import type { TargetOutcome } from "./target.ts";
 
 const H = GRID.heads;
 const [D] = GRID.dims;
@@ -92,47 +92,14 @@ export function wasmMatches(): Match[] {
 
 // ---- what was measured, by name
 
-/** Why a reading has no value. */
-class Lack extends Error {
-  readonly because: Extract<Reading, { because: string }>["because"];
-  constructor(because: Lack["because"], reason: string) {
-    super(reason);
-    this.because = because;
-  }
-}
-
-class Findings {
-  readonly #results: readonly MatchResult[];
+class WasmFindings extends Findings {
   readonly #memory: Entry;
   readonly extras: Extras;
 
   constructor(results: readonly MatchResult[], memory: Entry, extras: Extras) {
-    this.#results = results;
+    super(results);
     this.#memory = memory;
     this.extras = extras;
-  }
-
-  /** The time of a case in the match named after `match`, which is the case itself unless given. */
-  ms(contestant: string, item: AttentionCase, match: AttentionCase = item): number {
-    return this.#measured(contestant, item, match).timing.medianMs;
-  }
-
-  gflops(contestant: string, item: AttentionCase): number {
-    return gflopsOf(this.#measured(contestant, item, item));
-  }
-
-  /** The best of all samples of the run. */
-  roof(name: GaugeName): number {
-    const rates = this.#results.flatMap(({ gauges }) => gauges[name] ?? []);
-    if (rates.length === 0) throw new Lack("skipped", `the roof ${name} was not measured`);
-    return Math.max(...rates);
-  }
-
-  /** The median rate beside a case. */
-  rate(name: GaugeName, item: AttentionCase): number {
-    const rates = this.#match(item)?.gauges[name];
-    if (!rates?.length) throw new Lack("skipped", `${name} was not measured`);
-    return median(rates);
   }
 
   memoryBytes(): number {
@@ -141,94 +108,54 @@ class Findings {
     if (entry.peakBytes === null) throw new Lack("skipped", "memory is not told");
     return entry.peakBytes;
   }
-
-  #match({ facts: { id } }: AttentionCase): MatchResult | undefined {
-    return this.#results.find(({ match }) => match.id === id);
-  }
-
-  #measured(contestant: string, item: AttentionCase, match: AttentionCase) {
-    const found = this.#match(match)?.entries.find(
-      (entry) => entry.contestant === contestant && entry.id === item.facts.id,
-    );
-    if (!found) throw new Lack("skipped", "the run was stopped before it");
-    if (found.outcome !== "measured") throw lackOf(found);
-    return found;
-  }
-}
-
-function lackOf(entry: Exclude<Entry, { outcome: "measured" }>): Lack {
-  const reason = entry.outcome === "wrong" ? `errs in ${entry.verification.worst}` : entry.reason;
-  const isOurs = entry.contestant.startsWith("ours");
-  return new Lack(isOurs ? entry.outcome : "peer", isOurs ? reason : `${entry.contestant} ${entry.outcome}: ${reason}`);
 }
 
 // ---- the targets
 
-interface Rule {
-  readonly id: string;
-  readonly title: string;
-  readonly required: number;
-  /** "at least" unless given. */
-  readonly bound?: TargetOutcome["bound"];
-  /** "share" unless given. */
-  readonly unit?: TargetOutcome["unit"];
-  readonly how: string;
-  readonly readings: Readonly<Record<string, (found: Findings) => number>>;
-}
-
-function median(values: readonly number[]): number {
-  return quantile(
-    values.toSorted((a, b) => a - b),
-    0.5,
-  );
-}
+type WasmRule = Rule<WasmFindings>;
 
 const LONG = [1024, 2048, 4096];
 
 function grid(
   sizes: readonly number[],
   kinds: readonly boolean[],
-  value: (found: Findings, item: AttentionCase) => number,
+  value: (found: WasmFindings, item: AttentionCase) => number,
 ) {
   const cases = GRID.dims.flatMap((dim) => sizes.flatMap((S) => kinds.map((causal) => gridCase(S, dim, causal))));
   return byTitle(cases, value);
 }
 
-function byTitle(cases: readonly AttentionCase[], value: (found: Findings, item: AttentionCase) => number) {
-  return Object.fromEntries(cases.map((item) => [item.facts.title, (found: Findings) => value(found, item)]));
-}
-
 const share =
   (threads: 1 | 2) =>
-  (found: Findings, item: AttentionCase): number =>
+  (found: WasmFindings, item: AttentionCase): number =>
     found.gflops(threads === 1 ? OURS.one : OURS.two, item) / found.roof("relaxed") / threads;
 
-const overOnnxruntime = (found: Findings, item: AttentionCase): number =>
+const overOnnxruntime = (found: WasmFindings, item: AttentionCase): number =>
   found.ms(PEERS.onnx, item) / found.ms(OURS.one, item);
 
 /** Bytes of keys and values over the time of a call. */
-const readShare = (found: Findings, item: AttentionCase): number =>
+const readShare = (found: WasmFindings, item: AttentionCase): number =>
   readBytes(item) / (found.ms(OURS.one, item) / 1000) / found.rate("read", item);
 
 const readBytes = ({ facts: { B, Hkv, Skv, D: dim } }: AttentionCase): number => 2 * B * Hkv * Skv * dim * 4;
 
 /** The least time that reading and arithmetic allow, over the time of a call. */
-const rooflineShare = (found: Findings, item: AttentionCase): number =>
+const rooflineShare = (found: WasmFindings, item: AttentionCase): number =>
   Math.max(...leastMs(found, item)) / found.ms(OURS.one, item);
 
 /** Of reading the keys and values, and of the arithmetic. */
-const leastMs = (found: Findings, item: AttentionCase): [number, number] => [
+const leastMs = (found: WasmFindings, item: AttentionCase): [number, number] => [
   (readBytes(item) / found.rate("read", item)) * 1000,
   item.facts.flops / found.roof("relaxed") / 1e6,
 ];
 
 const times =
   (match: AttentionCase | undefined, beside: AttentionCase) =>
-  (found: Findings, item: AttentionCase): number =>
+  (found: WasmFindings, item: AttentionCase): number =>
     found.ms(OURS.one, item, match ?? item) / found.ms(OURS.one, beside, match ?? item);
 
 const OF_ROOF = "operations of visible pairs over the median time, over the roof of one thread";
-const RULES: readonly Rule[] = [
+const RULES: readonly WasmRule[] = [
   {
     id: "full",
     title: "one thread, S >= 1024, full: of the roof",
@@ -373,27 +300,15 @@ const RULES: readonly Rule[] = [
 
 /** Every target with what was read for it. */
 export function wasmTargets(results: readonly MatchResult[], memory: Entry, extras: Extras): TargetOutcome[] {
-  const found = new Findings(results, memory, extras);
-  return RULES.map(({ readings, bound = "at least", unit = "share", how, ...rule }) =>
-    judged({
-      ...rule,
-      bound,
-      unit,
-      how: rule.id.startsWith("decode") ? `${how}; ${binding(found)}` : how,
-      readings: Object.entries(readings).map(([name, value]): Reading => {
-        try {
-          return { case: name, value: value(found) };
-        } catch (error) {
-          if (!(error instanceof Lack)) throw error;
-          return { case: name, because: error.because, reason: error.message };
-        }
-      }),
-    }),
+  const found = new WasmFindings(results, memory, extras);
+  const rules = RULES.map((rule) =>
+    rule.id.startsWith("decode") ? { ...rule, how: `${rule.how}; ${binding(found)}` } : rule,
   );
+  return judgedBy(rules, found);
 }
 
 /** Which of the two limits binds decode: at group 4 in float32 it may be the arithmetic. */
-function binding(found: Findings): string {
+function binding(found: WasmFindings): string {
   return decode
     .map((item) => {
       try {

@@ -2,17 +2,19 @@ import { expect } from "vitest";
 import { createAttention, type Attention } from "@fa/core";
 import { referenceWith, tiledAttention, tiledAttentionBackward, type Algorithms } from "@fa/core/reference";
 import { sweepCases, type AttentionCase } from "../src/cases.ts";
+import type { MatchResult } from "../src/contest.ts";
 import { gridCase } from "../src/matches.ts";
-import type { ContestFile, MeasuredEntry, Outcome, RunFile } from "../src/results.ts";
+import type { ContestFile, Entry, MeasuredEntry, Outcome, RunFile } from "../src/results.ts";
 import { judged } from "../src/target.ts";
 import type { Terminal } from "../src/terminal.node.ts";
+import { FULL_SCALE, GPU_OURS, GPU_PEER, WebgpuProgramme } from "../src/webgpu-targets.ts";
 
 /** Results as a run makes them; no number here was measured. */
 export function madeResults(changes: Partial<RunFile> = {}): RunFile {
   const sweep = { sizes: [128, 4096], heads: 8, dim: 64, dtype: "float32" } as const;
   return {
     schema: "fa-bench",
-    version: 2,
+    version: 3,
     kind: "run",
     machine: { name: "a machine", cpu: "a processor", cores: 2, platform: "linux-x64", runtime: "node 26.0.0" },
     date: "2026-01-02T03:04:05.678Z",
@@ -71,6 +73,7 @@ export function madeContest(changes: Partial<ContestFile> = {}): ContestFile {
   return {
     ...rest,
     kind: "contest",
+    contestOf: "wasm",
     contestants: [
       { id: "ours/1", name: "ours", threads: 1, what: "a device", takesPart: true },
       { id: "onnxruntime-web/1", name: "onnxruntime-web", threads: 1, what: "1.2.3, wasm", takesPart: true },
@@ -102,6 +105,61 @@ export function madeContest(changes: Partial<ContestFile> = {}): ContestFile {
         ],
       }),
     ],
+    ...changes,
+  };
+}
+
+/** TFLOP/s of each contestant on a made GPU, whatever the case. */
+export const GPU_TFLOPS: Readonly<Record<string, number>> = {
+  [GPU_OURS.matrix]: 280,
+  [GPU_OURS.float16Scores]: 300,
+  [GPU_OURS.subgroups]: 40,
+  [GPU_OURS.portable]: 30,
+  [GPU_PEER]: 20,
+};
+
+/** Every match of a programme played. Copying goes at 2000 GB/s; decode takes 20 µs. */
+export function playedOnGpu(
+  programme: WebgpuProgramme,
+  change: (entry: MeasuredEntry) => Entry = (entry) => entry,
+): MatchResult[] {
+  return programme.matches(true).map((match): MatchResult => {
+    const entries = match.entries.map(({ contestant, item }): Entry => {
+      const ms = item.facts.Sq === 1 ? 0.02 : item.facts.flops / GPU_TFLOPS[contestant] / 1e9;
+      return change({
+        ...item.facts,
+        contestant,
+        outcome: "measured",
+        verification: {
+          ok: true,
+          against: "float64 reference, 32 rows a head",
+          maxError: 3e-4,
+          meanSquareError: 4e-8,
+          ofTolerance: 0.2,
+          worst: "out",
+        },
+        timing: { medianMs: ms, lowMs: ms, highMs: ms, firstMs: 2 * ms, samples: 7, callsPerSample: 20 },
+        peakBytes: null,
+        kernel: "made",
+      });
+    });
+    return { match, entries, gauges: match.gauges.length > 0 ? { copy: [1.9e12, 2e12, 2.1e12] } : {} };
+  });
+}
+
+/** A contest of GPUs as a run makes it. */
+export function madeGpuContest(changes: Partial<ContestFile> = {}): ContestFile {
+  const programme = new WebgpuProgramme(FULL_SCALE);
+  const results = playedOnGpu(programme);
+  const what = (id: string) => ({ id, name: id.replace("ours/", "tier "), threads: 1, what: "made", takesPart: true });
+  return {
+    ...madeContest(),
+    contestOf: "webgpu",
+    roof: { gflops: 60_000, what: "register-only multiply-add, float32" },
+    gpu: { adapter: "a GPU", driver: "1.2.3", webgpu: "Dawn, npm webgpu 0.0.0", copyGBs: 2000, matrixGflops: 640_000 },
+    contestants: Object.keys(GPU_TFLOPS).map(what),
+    entries: results.flatMap(({ entries }) => entries),
+    targets: programme.targets(results, [0.05]),
     ...changes,
   };
 }

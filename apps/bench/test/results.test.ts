@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { FaError } from "@fa/core";
 import { formatResults, gflopsOf, isMeasured, parseResults, type ResultsFile } from "../src/results.ts";
-import { madeContest, madeResults } from "./made.ts";
+import { madeContest, madeGpuContest, madeResults } from "./made.ts";
 
 const read = (text: string): ResultsFile => parseResults(text, "some.json");
 
@@ -31,6 +31,12 @@ test("what is written is read again", () => {
   const file = madeResults();
   expect(read(formatResults(file))).toEqual(file);
   expect(read(formatResults(madeContest()))).toEqual(madeContest());
+  expect(read(formatResults(madeGpuContest()))).toEqual(madeGpuContest());
+});
+
+test("a contest of version 2 is one of the wasm back end", () => {
+  const { contestOf: _contestOf, ...older } = madeContest();
+  expect(read(JSON.stringify({ ...older, version: 2 }))).toEqual(madeContest());
 });
 
 test("wrong, failed and skipped cases are read again; the NaN of a wrong one too", () => {
@@ -58,11 +64,11 @@ describe("refuses, and says where", () => {
   });
 
   test("another version, older or newer", () => {
-    expect(refused(changed("version", 3))).toMatch(
-      /must have version 2; got 3\. .*the version of the app that wrote it/,
+    expect(refused(changed("version", 4))).toMatch(
+      /must have version 3; got 4\. .*the version of the app that wrote it/,
     );
-    expect(refused(changed("version", 1))).toMatch(/must have version 2; got 1\. It is an older one: run again/);
-    expect(refused(changed("version", undefined))).toMatch(/must have version 2; got undefined/);
+    expect(refused(changed("version", 1))).toMatch(/must have version 3; got 1\. It is an older one: run again/);
+    expect(refused(changed("version", undefined))).toMatch(/must have version 3; got undefined/);
   });
 
   test("a file of something else", () => {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import type { MatchResult } from "../src/contest.ts";
+import type { GaugeName, MatchResult } from "../src/contest.ts";
 import { OURS, PEERS } from "../src/matches.ts";
 import type { Entry } from "../src/results.ts";
 import { amount, judged, worstOf, type Reading } from "../src/target.ts";
@@ -64,7 +64,11 @@ describe("the wasm targets", () => {
           peakBytes: 100e6,
         });
       });
-      const rates = { relaxed: [60, 64, 62], plain: [40, 44, 42], read: [9e9, 10e9, 11e9] };
+      const rates: Readonly<Partial<Record<GaugeName, number[]>>> = {
+        relaxed: [60, 64, 62],
+        plain: [40, 44, 42],
+        read: [9e9, 10e9, 11e9],
+      };
       return { match, entries, gauges: Object.fromEntries(match.gauges.map((name) => [name, rates[name]])) };
     });
   }

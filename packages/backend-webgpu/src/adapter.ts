@@ -3,7 +3,7 @@ import type { DeviceLimits } from "./kernels/row.ts";
 /** How much of a device is used. */
 export type Tier = "portable" | "subgroups" | "matrix";
 
-/** What kernel rows may need, and when a device has it. */
+/** What kernel rows may need, as `capabilities.features` names it. */
 export const FEATURES = {
   subgroups: "subgroups",
   float16: "shader-f16",
@@ -63,6 +63,7 @@ export function nameOf(info: Info): string {
   return description || device || [vendor, architecture].filter(Boolean).join(" ") || "a WebGPU device";
 }
 
+/** What to ask an adapter for, so that a device of yours reaches a tier: `webgpu({ device, tier })`. */
 export function deviceDescriptor(adapter: GPUAdapter, tier: Tier): GPUDeviceDescriptor {
   const requiredFeatures = WANTED[tier].filter((feature) => adapter.features.has(feature)) as GPUFeatureName[];
   if (tier === "portable") return { requiredFeatures };

@@ -11,7 +11,7 @@ import { tune, tuned, type Tuning } from "./tune.ts";
 
 export { KERNELS } from "./kernels/table.ts";
 export type { WebgpuRow } from "./kernels/row.ts";
-export type { Tier } from "./adapter.ts";
+export { deviceDescriptor, FEATURES, type Tier } from "./adapter.ts";
 export type { Choice, Tuning } from "./tune.ts";
 
 export interface WebgpuOptions {

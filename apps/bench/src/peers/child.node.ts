@@ -1,19 +1,26 @@
 /** The process that runs one library: asked over IPC, one question at a time. Started by `remote.node.ts`. */
 import type { AttentionCase } from "../cases.ts";
-import type { FirstCall, GaugeName } from "../contest.ts";
-import { numbersOf } from "../truth.ts";
+import type { FirstCall, GaugeName, Pace } from "../contest.ts";
+import type { GpuFacts } from "../results.ts";
+import { forwardAnswer, numbersOf, type ForwardAnswer } from "../truth.ts";
 import { gauge } from "./gauge.node.ts";
 import type { Played, Player, PlayerSpec } from "./player.ts";
 
 /** What can be asked, with its argument and answer. */
 export interface Questions {
   open: [spec: PlayerSpec, what: string];
-  place: [item: AttentionCase, handle: number];
+  /** Whether the entry is paced by chains. */
+  place: [item: AttentionCase, placed: { handle: number; chained: boolean }];
   first: [handle: number, call: FirstCall];
+  pace: [handle: number, pace: Pace];
   sample: [{ handle: number; calls: number }, ms: number];
   free: [handle: number, nothing: undefined];
   startUp: [{ item: AttentionCase; threads?: number | undefined }, ms: number];
   gauge: [{ name: GaugeName; item: AttentionCase }, rate: number];
+  answer: [item: AttentionCase, answer: ForwardAnswer];
+  /** Milliseconds that calls of the case keep the processor busy, each sample over many calls. */
+  callCost: [{ item: AttentionCase; spec: PlayerSpec }, ms: number[]];
+  gpu: [{ software: boolean }, facts: Pick<GpuFacts, "adapter" | "driver" | "webgpu">];
 }
 
 export type Question = { [name in keyof Questions]: { name: name; argument: Questions[name][0] } }[keyof Questions];
@@ -21,6 +28,8 @@ export type Answer = { readonly value: unknown } | { readonly error: string };
 
 const LIBRARIES: Readonly<Record<PlayerSpec["library"], (spec: PlayerSpec) => Promise<Player>>> = {
   ours: async (spec) => (await import("./ours.node.ts")).openOurs(spec),
+  "ours-webgpu": async (spec) => (await import("./ours-webgpu.node.ts")).openOursWebgpu(spec),
+  "onnxruntime-node": async () => (await import("./onnxruntime-webgpu.node.ts")).openOnnxruntimeWebgpu(),
   "onnxruntime-web": async (spec) => (await import("./onnxruntime.node.ts")).openOnnxruntime(spec),
   "jax-js": async () => (await import("./jax.node.ts")).openJax(),
   "tfjs-wasm": async () => (await import("./tfjs.node.ts")).openTfjs(),
@@ -36,8 +45,9 @@ async function answer(question: Question): Promise<unknown> {
       return player.what;
     case "place": {
       const handle = placed.size;
-      placed.set(handle, await player!.place(question.argument, numbersOf(question.argument)));
-      return handle;
+      const played = await player!.place(question.argument, numbersOf(question.argument));
+      placed.set(handle, played);
+      return { handle, chained: played.chains !== undefined };
     }
     case "first": {
       const played = placed.get(question.argument)!;
@@ -47,11 +57,14 @@ async function answer(question: Question): Promise<unknown> {
       const peakBytes = played.peakBytes?.() ?? null;
       const results = await output.numbers();
       output.dispose();
-      return { ms, results, peakBytes } satisfies FirstCall;
+      return { ms, results, peakBytes, kernel: played.kernel } satisfies FirstCall;
     }
+    case "pace":
+      return placed.get(question.argument)!.chains!.pace();
     case "sample": {
       const { handle, calls } = question.argument;
       const played = placed.get(handle)!;
+      if (played.chains) return played.chains.slope(calls);
       const start = performance.now();
       for (let n = 0; n < calls; n++) (await played.call()).dispose();
       return (performance.now() - start) / calls;
@@ -60,8 +73,17 @@ async function answer(question: Question): Promise<unknown> {
       return placed.get(question.argument)!.free();
     case "startUp":
       return (await import("./ours.node.ts")).startUp(question.argument.item, question.argument.threads);
-    case "gauge":
-      return gauge(question.argument.name, question.argument.item);
+    case "gauge": {
+      const { name, item } = question.argument;
+      if (name === "relaxed" || name === "plain" || name === "read") return gauge(name, item);
+      return (await import("./gpu-gauge.node.ts")).gpuGauge(name);
+    }
+    case "answer":
+      return forwardAnswer(question.argument, numbersOf(question.argument));
+    case "callCost":
+      return (await import("./ours-webgpu.node.ts")).callCost(question.argument.item, question.argument.spec);
+    case "gpu":
+      return (await import("./gpu-gauge.node.ts")).gpuFacts(question.argument.software);
   }
 }
 

@@ -1,13 +1,12 @@
 import { createAttention, type Attention } from "@fa/core";
 import { createModule, wasm, type FaWasmModule } from "@fa/backend-wasm";
 import type { AttentionCase } from "../cases.ts";
-import type { GaugeName } from "../contest.ts";
 
 /**
  * What this machine does at best, now: register-only arithmetic of one thread in GFLOP/s, or bytes a second of a sum
  * over as many bytes as the keys and values of the case take.
  */
-export async function gauge(name: GaugeName, item: AttentionCase): Promise<number> {
+export async function gauge(name: "relaxed" | "plain" | "read", item: AttentionCase): Promise<number> {
   if (name === "read") return readRate(item);
   const fa = (instances[name] ??= await createAttention({ backends: [wasm({ threads: 1, simd: name })] }));
   return (await fa.roof()).gflops;

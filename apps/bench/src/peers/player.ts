@@ -1,4 +1,6 @@
+import type { Tier } from "@fa/backend-webgpu";
 import type { AttentionCase } from "../cases.ts";
+import type { Pace } from "../contest.ts";
 import type { CaseNumbers } from "../truth.ts";
 
 /** A library as the process that runs it sees it. */
@@ -12,23 +14,38 @@ export interface Player {
 export interface Played {
   /** One call; resolves when its work is done. */
   call(): Promise<Output>;
+  /** For those who measure a call by how the time of a chain of calls grows with its length. */
+  readonly chains?: Chains | undefined;
+  /** The kernel that `call` runs. */
+  readonly kernel?: string | undefined;
   free(): void | Promise<void>;
   /** The most that tensors and workspace took, where the library tells. */
   readonly peakBytes?: () => number;
 }
 
 export interface Output {
-  /** The results as numbers in layout "bhsd", by the names of the contract. */
+  /** The results as numbers in layout "bhsd", by the names of the contract: all rows, or those of `rowsToCheck`. */
   numbers(): Promise<Readonly<Record<string, Float32Array>>>;
   dispose(): void;
 }
 
+export interface Chains {
+  readonly pace: () => Promise<Pace>;
+  /** Milliseconds a call, without what a chain of any length costs. */
+  readonly slope: (calls: number) => Promise<number>;
+}
+
 /** Which library to be, and how. Sent to the process that runs it. */
 export interface PlayerSpec {
-  readonly library: "ours" | "onnxruntime-web" | "jax-js" | "tfjs-wasm";
+  readonly library: "ours" | "onnxruntime-web" | "jax-js" | "tfjs-wasm" | "ours-webgpu" | "onnxruntime-node";
   readonly threads: number;
   /** Of ours. */
   readonly simd?: "relaxed" | "plain" | undefined;
+  /** Of ours on WebGPU. */
+  readonly tier?: Tier | undefined;
+  readonly float16Scores?: boolean | undefined;
+  /** Whether a CPU that plays a GPU will do. */
+  readonly software?: boolean | undefined;
 }
 
 /** @throws Error for what no peer is asked to do */

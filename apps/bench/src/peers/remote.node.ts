@@ -89,9 +89,10 @@ export function remoteContestant(id: string, name: string, spec: PlayerSpec): Co
     async place(item: AttentionCase): Promise<Placed> {
       if (!remote) await open();
       const at = remote!;
-      const handle = await at.ask("place", item);
+      const { handle, chained } = await at.ask("place", item);
       return {
         first: () => at.ask("first", handle),
+        ...(chained && { pace: () => at.ask("pace", handle) }),
         sample: (calls) => at.ask("sample", { handle, calls }),
         free: () => at.ask("free", handle),
       };

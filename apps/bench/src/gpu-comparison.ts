@@ -1,0 +1,110 @@
+/** What a contest on a GPU says, as rows of tables, wherever they are shown. */
+import { whyNotMeasured } from "./columns.ts";
+import { gflopsOf, isMeasured, type ContestFile, type Entry, type GpuFacts } from "./results.ts";
+import { GPU_PEER, keyBytes } from "./webgpu-targets.ts";
+
+export interface GpuTable {
+  readonly heading: string;
+  readonly head: readonly string[];
+  readonly rows: readonly (readonly string[])[];
+}
+
+/** What the numbers of the tables mean. */
+export const GPU_NOTE: string =
+  "TFLOP/s of visible pairs, and in brackets how many times faster than onnxruntime; median of turns taken in one run, each entry " +
+  "verified against float64 on sampled rows first";
+
+/** "62.9 TFLOP/s float32 multiply-add, 640 TFLOP/s subgroup matrices, copying 2755 GB/s" */
+export function gpuRoofs({ roof, gpu }: Pick<ContestFile, "roof" | "gpu">): string {
+  const matrix = gpu?.matrixGflops ? [`${tflops(gpu.matrixGflops)} TFLOP/s subgroup matrices`] : [];
+  const copy = gpu ? [`copying a buffer ${gpu.copyGBs.toPrecision(4)} GB/s, read and written`] : [];
+  return [`${tflops(roof.gflops)} TFLOP/s float32 multiply-add`, ...matrix, ...copy].join(", ");
+}
+
+export function gpuName({ adapter, driver, webgpu }: GpuFacts): string {
+  return `${adapter}, driver ${driver}, ${webgpu}`;
+}
+
+/** One table a dtype and head dim, one of ramped keys, one of decode; what nobody played is left out. */
+export function gpuTables(file: ContestFile): GpuTable[] {
+  const names = new Map(file.contestants.map(({ id, name }) => [id, name]));
+  const played = file.entries.filter(({ outcome }) => outcome !== "skipped");
+  const whole = played.filter(({ id, Sq, Skv }) => Sq === Skv && !isRamped(id));
+  const groups = Map.groupBy(whole, ({ dtype, H, D }) => `${dtype}, H ${H}, D ${D}`);
+  const speeds = [...groups].map(([heading, group]) => speedTable(heading, group, names));
+  return [...speeds, rampedTable(played), decodeTable(file, played, names)].filter(({ rows }) => rows.length > 0);
+}
+
+const isRamped = (id: string): boolean => id.endsWith("/ramped");
+
+function speedTable(heading: string, group: readonly Entry[], names: ReadonlyMap<string, string>): GpuTable {
+  const contestants = [...new Set(group.map(({ contestant }) => contestant))].toSorted(peersLast);
+  const cases = [...Map.groupBy(group, ({ id }) => id).values()];
+  const ordered = cases.toSorted(([a], [b]) => a.Sq - b.Sq || Number(a.causal) - Number(b.causal));
+  const rows = ordered.map((members) => {
+    const of = (id: string): Entry | undefined => members.find(({ contestant }) => contestant === id);
+    const [{ Sq, causal }] = members;
+    return [`S ${Sq}, ${causal ? "causal" : "full"}`, ...contestants.map((id) => speedCell(of(id), of(GPU_PEER)))];
+  });
+  return { heading, head: ["case", ...contestants.map((id) => names.get(id)!)], rows };
+}
+
+const peersLast = (a: string, b: string): number => Number(a === GPU_PEER) - Number(b === GPU_PEER);
+
+function speedCell(entry: Entry | undefined, peer: Entry | undefined): string {
+  if (!entry) return "-";
+  if (!isMeasured(entry)) return lacking(entry);
+  const rate = tflops(gflopsOf(entry));
+  if (!peer || peer === entry || !isMeasured(peer)) return rate;
+  return `${rate} (${(peer.timing.medianMs / entry.timing.medianMs).toPrecision(2)}x)`;
+}
+
+/** A ramped entry is followed by the plain one that it took turns with. */
+function rampedTable(played: readonly Entry[]): GpuTable {
+  const rows = played.flatMap((ramped, n) => {
+    if (!isRamped(ramped.id)) return [];
+    const plain = played[n + 1];
+    const name = `S ${ramped.Sq}, D ${ramped.D}`;
+    return [[name, speedCell(plain, undefined), speedCell(ramped, undefined), errorCell(plain), errorCell(ramped)]];
+  });
+  return {
+    heading: "float16, tier matrix, keys ramped 1 to 10 times",
+    head: ["case", "plain", "ramped", "error, plain", "error, ramped"],
+    rows,
+  };
+}
+
+function decodeTable({ gpu }: ContestFile, played: readonly Entry[], names: ReadonlyMap<string, string>): GpuTable {
+  const entries = played.filter(({ Sq, Skv }) => Sq === 1 && Skv > 1);
+  const rows = entries.map((entry) => {
+    const name = names.get(entry.contestant)!;
+    if (!isMeasured(entry)) return [name, lacking(entry), "-", "-"];
+    const gbs = keyBytes(entry) / entry.timing.medianMs / 1e6;
+    const share = gpu ? `${((100 * gbs) / gpu.copyGBs).toFixed(0)} %` : "-";
+    return [name, `${(1000 * entry.timing.medianMs).toPrecision(3)} µs`, gbs.toFixed(0), share];
+  });
+  return {
+    heading: entries[0]?.title ?? "decode",
+    head: ["", "on the device", "GB/s of keys and values", "of copying"],
+    rows,
+  };
+}
+
+function errorCell(entry: Entry | undefined): string {
+  return entry && isMeasured(entry) ? Math.sqrt(entry.verification.meanSquareError).toExponential(1) : "-";
+}
+
+/** "WRONG", or "fails" and the reason up to its first punctuation. */
+function lacking(entry: Entry): string {
+  if (isMeasured(entry)) return "";
+  if (entry.outcome === "wrong") return "WRONG";
+  return `fails: ${whyNotMeasured(entry)
+    .replace(/^failed: /, "")
+    .split(/[:;,(.]/, 1)[0]
+    .trim()}`;
+}
+
+function tflops(gflops: number): string {
+  const value = gflops / 1000;
+  return value >= 100 ? value.toFixed(0) : value.toPrecision(3);
+}

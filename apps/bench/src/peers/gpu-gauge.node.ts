@@ -1,0 +1,120 @@
+/** What the GPU does at best, now, in a process of its own. */
+import { createAttention, type Attention } from "@fa/core";
+import { deviceDescriptor, webgpu } from "@fa/backend-webgpu";
+import type { GpuFacts } from "../results.ts";
+import { chainsOf } from "./chains.ts";
+import { dawnVersion, MATRIX_FLAGS, openAdapter, SOFTWARE_FLAGS } from "./dawn.node.ts";
+import MATRIX_WGSL from "./matrix-roof.ts";
+
+interface Gauged {
+  readonly adapter: GPUAdapter;
+  readonly device: GPUDevice;
+  readonly fa: Attention;
+  readonly software: boolean;
+}
+
+let opened: Promise<Gauged> | undefined;
+
+async function open(software: boolean): Promise<Gauged> {
+  const adapter = await openAdapter(software ? SOFTWARE_FLAGS : MATRIX_FLAGS, software);
+  const device = await adapter.requestDevice(deviceDescriptor(adapter, "matrix"));
+  const fa = await createAttention({ backends: [webgpu({ device, tier: "portable", software })] });
+  const gauged = { adapter, device, fa, software };
+  // A GPU that idled is several times slower.
+  const until = performance.now() + (software ? 0 : WARM_MS);
+  while (performance.now() < until) await fa.roof();
+  return gauged;
+}
+
+const WARM_MS = 800;
+
+/** Opens the GPU of this process. */
+export async function gpuFacts(software: boolean): Promise<Pick<GpuFacts, "adapter" | "driver" | "webgpu">> {
+  const { adapter } = await (opened ??= open(software));
+  const { vendor, architecture, device, description } = adapter.info;
+  return {
+    adapter: device || [vendor, architecture].filter(Boolean).join(" "),
+    driver: description || "unknown",
+    webgpu: dawnVersion(),
+  };
+}
+
+/** GFLOP/s, or for "copy" bytes a second; 0 for matrices where there are none. */
+export async function gpuGauge(name: "fma" | "matrix" | "copy"): Promise<number> {
+  const gauged = await (opened ??= open(false));
+  switch (name) {
+    case "fma":
+      return (await gauged.fa.roof()).gflops;
+    case "copy":
+      return copyRate(gauged);
+    case "matrix":
+      return matrixRate(gauged);
+  }
+}
+
+/** Of each of two buffers: many times what caches hold. */
+const COPY_BYTES = 512 * 2 ** 20;
+const COPY_BYTES_SOFTWARE = 8 * 2 ** 20;
+
+async function copyRate({ device, software }: Gauged): Promise<number> {
+  const size = software ? COPY_BYTES_SOFTWARE : COPY_BYTES;
+  const usage = 0x0004 | 0x0008; // COPY_SRC | COPY_DST
+  const [from, to] = [0, 1].map(() => device.createBuffer({ size, usage }));
+  const { pace, slope } = chainsOf((copies) =>
+    timed(device, (encoder) => {
+      for (let n = 0; n < copies; n++) encoder.copyBufferToBuffer(from, 0, to, 0, size);
+    }),
+  );
+  try {
+    const { callsPerSample } = await pace();
+    return (2 * size * 1000) / (await slope(callsPerSample));
+  } finally {
+    from.destroy();
+    to.destroy();
+  }
+}
+
+const WORKGROUPS = 1056;
+const ROUNDS = 512;
+/** Of matrix-roof.ts: 8 subgroups a workgroup, 8 products of 16 x 16 x 16 a round. */
+const FLOPS = WORKGROUPS * ROUNDS * 8 * 8 * 2 * 16 ** 3;
+
+async function matrixRate({ device }: Gauged): Promise<number> {
+  if (!device.features.has("chromium-experimental-subgroup-matrix")) return 0;
+  const module = device.createShaderModule({ code: MATRIX_WGSL });
+  const pipeline = await device.createComputePipelineAsync({ layout: "auto", compute: { module, entryPoint: "main" } });
+  const buffer = (size: number, usage: number) => device.createBuffer({ size, usage: usage | 0x0008 });
+  const [rounds, halves, sums] = [buffer(16, 0x0040), buffer(16384, 0x0080), buffer(1024 * 8, 0x0080)];
+  device.queue.writeBuffer(rounds, 0, Uint32Array.of(ROUNDS));
+  // Float16 from 0.5 to 2 of either sign: zeros would run cooler, and so faster.
+  const bits = Uint16Array.from({ length: 8192 }, (_, n) => ((n * 40503) & 0x87ff) | 0x3800);
+  device.queue.writeBuffer(halves, 0, bits);
+  const group = device.createBindGroup({
+    layout: pipeline.getBindGroupLayout(0),
+    entries: [rounds, halves, sums].map((one, binding) => ({ binding, resource: { buffer: one } })),
+  });
+  const { pace, slope } = chainsOf((dispatches) =>
+    timed(device, (encoder) => {
+      const pass = encoder.beginComputePass();
+      pass.setPipeline(pipeline);
+      pass.setBindGroup(0, group);
+      for (let n = 0; n < dispatches; n++) pass.dispatchWorkgroups(WORKGROUPS);
+      pass.end();
+    }),
+  );
+  const { callsPerSample } = await pace();
+  const ms = await slope(callsPerSample);
+  for (const one of [rounds, halves, sums]) one.destroy();
+  return FLOPS / ms / 1e6;
+}
+
+/** Milliseconds from the submission of what is recorded to its end. */
+async function timed(device: GPUDevice, recordInto: (encoder: GPUCommandEncoder) => void): Promise<number> {
+  const encoder = device.createCommandEncoder();
+  recordInto(encoder);
+  const commands = encoder.finish();
+  const start = performance.now();
+  device.queue.submit([commands]);
+  await device.queue.onSubmittedWorkDone();
+  return performance.now() - start;
+}

@@ -1,0 +1,176 @@
+import { createAttention, type Attention, type Tensor } from "@fa/core";
+import { deviceDescriptor, FEATURES, webgpu, type Tier } from "@fa/backend-webgpu";
+import type { AttentionCase } from "../cases.ts";
+import { bytesOf } from "../numbers.ts";
+import { numbersOf, type CaseNumbers } from "../truth.ts";
+import { chainsOf, type RunChain } from "./chains.ts";
+import { MATRIX_FLAGS, openAdapter, SOFTWARE_FLAGS } from "./dawn.node.ts";
+import type { Played, Player, PlayerSpec } from "./player.ts";
+import { rowsAlone } from "./rows.ts";
+
+/** What a device must have to count as of a tier. */
+const NEEDED: Readonly<Record<Tier, readonly string[]>> = {
+  portable: [],
+  subgroups: [FEATURES.subgroups],
+  matrix: [FEATURES.matrix],
+};
+
+/** Calls that are recorded before they are submitted together. */
+const CALLS_A_SUBMISSION = 16;
+/** Keys and values that are read in turn take so many bytes together, so that no cache holds them. */
+const BYTES_IN_TURN = 512 * 2 ** 20;
+const MOST_SETS = 16;
+
+interface Opened {
+  readonly fa: Attention;
+  readonly device: GPUDevice;
+}
+
+/** Of this process; a test of the call's cost may come without a player. */
+async function openFa({ tier = "subgroups", float16Scores, software = false }: PlayerSpec): Promise<Opened> {
+  const flags = software ? SOFTWARE_FLAGS : tier === "matrix" ? MATRIX_FLAGS : [];
+  const adapter = await openAdapter(flags, software);
+  const device = await adapter.requestDevice(deviceDescriptor(adapter, tier));
+  const fa = await createAttention({ backends: [webgpu({ device, tier, float16Scores, software })] });
+  const needed = [...NEEDED[tier], ...(float16Scores ? [FEATURES.float16Scores] : [])];
+  const missing = needed.filter((feature) => !fa.backend.capabilities.features.includes(feature));
+  if (missing.length > 0) throw new Error(`${fa.backend.device} has no ${missing.join(", no ")}`);
+  return { fa, device };
+}
+
+/** @throws Error when the device lacks what the tier is about */
+export async function openOursWebgpu(spec: PlayerSpec): Promise<Player> {
+  const { fa, device } = await openFa(spec);
+  const { tier = "subgroups", float16Scores = false } = spec;
+  const configured = tier === "matrix" ? `, Dawn with ${MATRIX_FLAGS.join(" ")}` : "";
+  return {
+    what: `${fa.backend.device}, tier ${tier}${float16Scores ? ", float16 scores" : ""}${configured}`,
+    place: (item, data) => place({ fa, device }, item, data),
+  };
+}
+
+/** Tensors of a case; keys and values several times over if they are read in turn. */
+function upload(fa: Attention, { inputs, problem, timed }: AttentionCase, data: CaseNumbers) {
+  const { dtype } = problem;
+  const tensor = (name: "q" | "k" | "v"): (() => Tensor) => {
+    const bytes = bytesOf(dtype, data[name]);
+    // Raw bits where the dtype is float16: an engine's own Float16Array is left alone.
+    const elements = dtype === "float16" ? new Uint16Array(bytes.buffer) : new Float32Array(bytes.buffer);
+    return () => fa.tensor(elements, { shape: inputs[name].shape, dtype });
+  };
+  const q = tensor("q")();
+  const [k, v] = [tensor("k"), tensor("v")];
+  const bytes = data.k.length * 2 * (dtype === "float16" ? 2 : 4);
+  const sets = timed === "device" ? Math.min(Math.ceil(BYTES_IN_TURN / bytes), MOST_SETS) : 1;
+  return { q, keys: Array.from({ length: sets }, () => ({ k: k(), v: v() })) };
+}
+
+async function place({ fa, device }: Opened, item: AttentionCase, data: CaseNumbers): Promise<Played> {
+  const { problem, timed } = item;
+  const { causal } = item.facts;
+  const options = { causal, returnLse: true } as const;
+  const { q, keys } = upload(fa, item, data);
+  const [{ k, v }] = keys;
+
+  const calls: RunChain = async (count) => {
+    const start = performance.now();
+    for (let n = 0; n < count; n++) {
+      const { out, lse } = await fa.attention(q, k, v, options);
+      out.dispose();
+      lse.dispose();
+    }
+    await fa.sync();
+    return performance.now() - start;
+  };
+
+  /** Each call's out is the next one's q, as in a network. @param made what to dispose once it has run */
+  const record = (count: number, from: number, first: Tensor, made: Tensor[]) => {
+    const encoder = device.createCommandEncoder();
+    let next = first;
+    for (let n = from; n < from + count; n++) {
+      const set = keys[n % keys.length];
+      const { out, lse } = fa.encode(encoder, next, set.k, set.v, options);
+      made.push(out, lse!);
+      next = out;
+    }
+    return { commands: encoder.finish(), next };
+  };
+
+  /** Submitted piece by piece while it is recorded; the clock runs from the first. */
+  const recorded: RunChain = async (count) => {
+    const made: Tensor[] = [];
+    const start = performance.now();
+    let next = q;
+    for (let n = 0; n < count; n += CALLS_A_SUBMISSION) {
+      const piece = record(Math.min(CALLS_A_SUBMISSION, count - n), n, next, made);
+      device.queue.submit([piece.commands]);
+      next = piece.next;
+    }
+    await device.queue.onSubmittedWorkDone();
+    const ms = performance.now() - start;
+    for (const tensor of made) tensor.dispose();
+    return ms;
+  };
+
+  /** Recorded whole; the clock runs from its submission. */
+  const onDevice: RunChain = async (count) => {
+    const made: Tensor[] = [];
+    const { commands } = record(count, 0, q, made);
+    await device.queue.onSubmittedWorkDone();
+    const start = performance.now();
+    device.queue.submit([commands]);
+    await device.queue.onSubmittedWorkDone();
+    const ms = performance.now() - start;
+    for (const tensor of made) tensor.dispose();
+    return ms;
+  };
+
+  return {
+    kernel: fa.plan(q, k, v, options).kernel.id,
+    chains: chainsOf({ calls, recorded, device: onDevice }[timed]),
+    async call() {
+      const { out, lse } = await fa.attention(q, k, v, options);
+      await fa.sync();
+      return {
+        numbers: async () => ({
+          out: rowsAlone(problem, problem.resultDType, problem.Dv, await out.data()),
+          lse: rowsAlone(problem, "float32", 1, await lse.data()),
+        }),
+        dispose() {
+          out.dispose();
+          lse.dispose();
+        },
+      };
+    },
+    free() {
+      for (const tensor of [q, ...keys.flatMap((set) => [set.k, set.v])]) tensor.dispose();
+    },
+  };
+}
+
+/** Calls in a sample, and samples. */
+const COST_CALLS = 200;
+const COST_SAMPLES = 15;
+
+/**
+ * Milliseconds a call of `attention` takes on the processor: validated, planned, recorded and submitted, not waited for.
+ * One for each sample; the device catches up in between.
+ */
+export async function callCost(item: AttentionCase, spec: PlayerSpec): Promise<number[]> {
+  const { fa } = await openFa(spec);
+  const { q, keys } = upload(fa, item, numbersOf(item));
+  const [{ k, v }] = keys;
+  const enqueue = async (): Promise<number> => {
+    const start = performance.now();
+    for (let n = 0; n < COST_CALLS; n++) (await fa.attention(q, k, v)).out.dispose();
+    const ms = performance.now() - start;
+    await fa.sync();
+    return ms / COST_CALLS;
+  };
+  await enqueue();
+  await enqueue();
+  const samples: number[] = [];
+  while (samples.length < COST_SAMPLES) samples.push(await enqueue());
+  await fa.dispose();
+  return samples;
+}

@@ -1,0 +1,105 @@
+/** The WebGPU back end beside onnxruntime on the same GPU. */
+import type { AttentionCase } from "./cases.ts";
+import { ContestantError, type GaugeName } from "./contest.ts";
+import type { Arena, Field, GpuArena } from "./field.node.ts";
+import { thisMachine } from "./machine.node.ts";
+import type { Options } from "./options.node.ts";
+import { Remote, remoteContestant } from "./peers/remote.node.ts";
+import type { GpuFacts } from "./results.ts";
+import { truthFrom, type Truth } from "./truth.ts";
+import { FULL_SCALE, GPU_OURS, GPU_PEER, QUICK_SCALE, WebgpuProgramme, type CallCost } from "./webgpu-targets.ts";
+
+/** With `quick` also on a software adapter. */
+export function webgpuField({ quick, peers }: Options): Field {
+  const programme = new WebgpuProgramme(quick ? QUICK_SCALE : FULL_SCALE);
+  const matches = programme.matches(peers);
+  let facts: Pick<GpuFacts, "adapter" | "driver" | "webgpu">;
+  return {
+    contestOf: "webgpu",
+    matches,
+    openArena: () => openArena(quick),
+    roof: { gauge: "fma", what: "register-only multiply-add, float32" },
+    // A GPU that idled is several times slower.
+    pace: quick ? { rounds: 2, entryMs: 500, warmMs: 0 } : { rounds: 7, entryMs: 1500, warmMs: 800 },
+    async prepare({ gpu }, terminal) {
+      facts = await gpu!.facts();
+      terminal.print(`${facts.adapter}, driver ${facts.driver}, ${facts.webgpu}\n`);
+      return { truth: await gpu!.truths(matches.flatMap(({ entries }) => entries.map(({ item }) => item))) };
+    },
+    async conclude(results, { signal }, arena) {
+      const best = async (name: GaugeName): Promise<number> => {
+        let most = Math.max(0, ...results.flatMap(({ gauges }) => gauges[name] ?? []));
+        for (let n = 0; n < ROOF_SAMPLES; n++) {
+          signal.throwIfAborted();
+          most = Math.max(most, await arena.gauge(name, programme.callCase));
+        }
+        return most;
+      };
+      const gpu: GpuFacts = {
+        ...facts,
+        copyGBs: (await best("copy")) / 1e9,
+        matrixGflops: (await best("matrix")) || null,
+      };
+      const callCost: CallCost = await arena.gpu!.callCost(programme.callCase).catch((error: unknown) => {
+        if (error instanceof ContestantError) return error.message;
+        throw error;
+      });
+      return { entries: [], targets: programme.targets(results, callCost), gpu };
+    },
+  };
+}
+
+const ROOF_SAMPLES = 3;
+
+function openArena(software: boolean): Arena {
+  const ours = { library: "ours-webgpu", threads: 1, software } as const;
+  const remote = new Remote();
+  const gpu: GpuArena = {
+    facts: () => remote.ask("gpu", { software }),
+    truths: (items) => truthsOf(items),
+    async callCost(item) {
+      const alone = new Remote();
+      try {
+        return await alone.ask("callCost", { item, spec: { ...ours, tier: "subgroups" } });
+      } finally {
+        await alone.close();
+      }
+    },
+  };
+  return {
+    contestants: [
+      remoteContestant(GPU_OURS.matrix, "tier matrix", { ...ours, tier: "matrix" }),
+      remoteContestant(GPU_OURS.float16Scores, "float16 scores", { ...ours, tier: "matrix", float16Scores: true }),
+      remoteContestant(GPU_OURS.subgroups, "tier subgroups", { ...ours, tier: "subgroups" }),
+      remoteContestant(GPU_OURS.portable, "tier portable", { ...ours, tier: "portable" }),
+      remoteContestant(GPU_PEER, "onnxruntime", { library: "onnxruntime-node", threads: 1 }),
+    ],
+    gauge: (name, item) => remote.ask("gauge", { name, item }),
+    startUp: () => Promise.reject(new Error("no target is about it")),
+    close: () => remote.close(),
+    gpu,
+  };
+}
+
+/** Processes that compute truths: a core is left for each of those that wait. */
+const MOST_WORKERS = 8;
+
+/** Seconds a case, so several at a time, and all of them before the GPU is timed. */
+async function truthsOf(items: readonly AttentionCase[]): Promise<(item: AttentionCase) => Promise<Truth>> {
+  const left = [...new Map(items.map((item) => [item.facts.id, item])).values()];
+  const known = new Map<string, Truth>();
+  const workers = Math.max(1, Math.min(MOST_WORKERS, thisMachine().cores - 2));
+  await Promise.all(
+    Array.from({ length: workers }, async () => {
+      const remote = new Remote();
+      try {
+        for (let item = left.pop(); item; item = left.pop()) {
+          known.set(item.facts.id, truthFrom(await remote.ask("answer", item)));
+        }
+      } finally {
+        await remote.close();
+      }
+    }),
+  );
+  return async ({ facts: { id } }) => known.get(id)!;
+}
