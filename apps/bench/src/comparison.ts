@@ -11,7 +11,7 @@ export function matchLine({ match, entries }: MatchResult): string {
     const who = new Set(played.map(({ contestant }) => contestant)).size > 1 ? entry.contestant : entry.title;
     return `${who} ${isMeasured(entry) ? `${milliseconds(entry.timing.medianMs)} ms` : whyNotMeasured(entry)}`;
   });
-  return `${match.title}:  ${told.join(", ")}`;
+  return `${match.title}:  ${told.join(", ") || "nobody plays"}`;
 }
 
 /** One table of the grid's cases with as many threads and this head dim. */

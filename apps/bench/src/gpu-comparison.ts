@@ -1,6 +1,5 @@
 /** What a contest on a GPU says, as rows of tables, wherever they are shown. */
-import { whyNotMeasured } from "./columns.ts";
-import { gflopsOf, isMeasured, type ContestFile, type Entry, type GpuFacts } from "./results.ts";
+import { gflopsOf, isMeasured, type ContestFile, type Entry, type GpuFacts, type MeasuredEntry } from "./results.ts";
 import { GPU_PEER, keyBytes } from "./webgpu-targets.ts";
 
 export interface GpuTable {
@@ -81,7 +80,7 @@ function decodeTable({ gpu }: ContestFile, played: readonly Entry[], names: Read
     if (!isMeasured(entry)) return [name, lacking(entry), "-", "-"];
     const gbs = keyBytes(entry) / entry.timing.medianMs / 1e6;
     const share = gpu ? `${((100 * gbs) / gpu.copyGBs).toFixed(0)} %` : "-";
-    return [name, `${(1000 * entry.timing.medianMs).toPrecision(3)} µs`, gbs.toFixed(0), share];
+    return [name, `${(1000 * entry.timing.medianMs).toFixed(1)} µs`, gbs.toFixed(0), share];
   });
   return {
     heading: entries[0]?.title ?? "decode",
@@ -94,14 +93,13 @@ function errorCell(entry: Entry | undefined): string {
   return entry && isMeasured(entry) ? Math.sqrt(entry.verification.meanSquareError).toExponential(1) : "-";
 }
 
-/** "WRONG", or "fails" and the reason up to its first punctuation. */
-function lacking(entry: Entry): string {
-  if (isMeasured(entry)) return "";
+const LONGEST_REASON = 32;
+
+/** "WRONG", or "fails" and the beginning of the reason. */
+function lacking(entry: Exclude<Entry, MeasuredEntry>): string {
   if (entry.outcome === "wrong") return "WRONG";
-  return `fails: ${whyNotMeasured(entry)
-    .replace(/^failed: /, "")
-    .split(/[:;,(.]/, 1)[0]
-    .trim()}`;
+  const [reason] = entry.reason.split(/[:;,(.]/, 1);
+  return `fails: ${reason.length > LONGEST_REASON ? `${reason.slice(0, LONGEST_REASON).trimEnd()}...` : reason.trim()}`;
 }
 
 function tflops(gflops: number): string {

@@ -171,7 +171,7 @@ export class WebgpuProgramme {
     });
     const faster = (id: string, title: string, contestant: string, dtype: Half): Rule<Findings> => ({
       id,
-      title: `${title}: faster than onnxruntime from S ${small[0]} up`,
+      title: `${title}: as fast as onnxruntime, S >= ${small[0]}`,
       required: 1,
       unit: "times",
       how: PEER,
@@ -197,7 +197,7 @@ export class WebgpuProgramme {
       }),
       {
         id: "ramped-time",
-        title: `${tier}, keys ramped 1 to 10 times: of the time of plain keys`,
+        title: "keys ramped 1 to 10 times, tier matrix: of the time of plain",
         required: 2,
         bound: "at most",
         unit: "times",
@@ -206,7 +206,7 @@ export class WebgpuProgramme {
       },
       {
         id: "ramped-error",
-        title: `${tier}, keys ramped 1 to 10 times: of the error with plain keys`,
+        title: "keys ramped 1 to 10 times, tier matrix: of the error of plain",
         required: 2,
         bound: "at most",
         unit: "times",
@@ -224,7 +224,7 @@ export class WebgpuProgramme {
       faster("onnx-portable", "float32, tier portable", portable, "float32"),
       {
         id: "decode",
-        title: "decode, float16, tier subgroups: of the copy bandwidth",
+        title: "decode, float16, tier subgroups: of the rate of copying",
         required: 0.6,
         how: "bytes of keys and values over the time on the device, over the rate of copying a buffer in the same turns; as many sets of keys and values in turn as no cache holds",
         readings: byTitle([this.decode], (found, item) => readRate(found, subgroups, item) / found.rate("copy", item)),

@@ -128,6 +128,34 @@ test("an ONNX model is the protobuf that its fields say, long ones too", () => {
   expect(fields(opset, 2)).toEqual([23]);
 });
 
+test("a chain of nodes hands its first tensor on and shares the others", () => {
+  const model = onnxModel({
+    operator: "MultiHeadAttention",
+    domain: "com.microsoft",
+    opset: 1,
+    attributes: { num_heads: 2 },
+    inputs: { q: [1, 4, 8], k: [1, 4, 8] },
+    outputs: { out: [1, 4, 8] },
+    types: { q: "float16", out: "float16" },
+    chain: 3,
+  });
+  const text = (bytes: unknown): string => new TextDecoder().decode(bytes as Uint8Array);
+  const [graph] = fields(model, 7) as Uint8Array[];
+  const nodes = fields(graph, 1) as Uint8Array[];
+  const named = (field: number) => nodes.map((node) => fields(node, field).map(text));
+  expect(named(1)).toEqual([
+    ["q", "k"],
+    ["out0", "k"],
+    ["out1", "k"],
+  ]);
+  expect(named(2)).toEqual([["out0"], ["out1"], ["out"]]);
+  const types = [...fields(graph, 11), ...fields(graph, 12)].map((info) => {
+    const tensor = fields(fields(info as Uint8Array, 2)[0] as Uint8Array, 1)[0] as Uint8Array;
+    return fields(tensor, 1)[0];
+  });
+  expect(types).toEqual([10, 1, 10]);
+});
+
 /** The values of a field of a protobuf message: numbers, or bytes. */
 function fields(bytes: Uint8Array, wanted: number): (number | Uint8Array)[] {
   const values: (number | Uint8Array)[] = [];

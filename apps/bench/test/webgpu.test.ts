@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { decode, encode } from "@fa/core";
 import { naiveAttention } from "@fa/core/reference";
+import { KERNELS } from "@fa/backend-webgpu";
 import { attentionCase } from "../src/cases.ts";
 import { gpuTables } from "../src/gpu-comparison.ts";
 import { main } from "../src/main.node.ts";
@@ -18,7 +19,7 @@ import { gpuTable, targetsTable } from "../src/table.ts";
 import { worstOf } from "../src/target.ts";
 import { numbersOf, truthOf } from "../src/truth.ts";
 import { FULL_SCALE, GPU_OURS, GPU_PEER, QUICK_SCALE, WebgpuProgramme } from "../src/webgpu-targets.ts";
-import { GPU_TFLOPS, madeGpuContest, playedOnGpu, recorder } from "./made.ts";
+import { madeGpuContest, playedOnGpu, recorder } from "./made.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "fa-webgpu-"));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -203,25 +204,30 @@ test("--quick --targets wasm is refused before any work", async () => {
 });
 
 const { FA_VULKAN_ICD: driver } = process.env;
+const hasForward = KERNELS.some(({ id }) => id.startsWith("forward"));
 
-test.skipIf(!driver)("in small, on a software adapter: every entry that can play is verified and timed", async () => {
-  process.env["VK_DRIVER_FILES"] = driver;
-  const terminal = recorder();
-  const json = join(folder, "quick.json");
-  expect(await main(["--targets", "webgpu", "--quick", "--json", json], { terminal })).toBe(0);
-  const file = parseResults(readFileSync(json, "utf8"), json);
-  if (file.kind !== "contest") throw new Error("of another kind");
-  expect(file).toMatchObject({
-    contestOf: "webgpu",
-    complete: true,
-    gpu: { adapter: /swiftshader|llvmpipe/i as never },
-  });
-  const own = file.entries.filter(({ contestant }) =>
-    [GPU_OURS.subgroups, GPU_OURS.portable].includes(contestant as never),
-  );
-  expect(own.length).toBe(new WebgpuProgramme(QUICK_SCALE).matches(false).flatMap(({ entries }) => entries).length - 9);
-  for (const entry of own) expect(entry, entry.id).toMatchObject({ outcome: "measured" });
-  expect(file.targets.find(({ id }) => id === "call")!.readings[0]).toHaveProperty("value");
-  expect(terminal.printed.join("\n")).toMatch(/^targets: \d+ met/m);
-  expect(Object.keys(GPU_TFLOPS)).toHaveLength(5);
-});
+test.skipIf(!driver || !hasForward)(
+  "in small, on a software adapter: every entry that can play is verified and timed",
+  async () => {
+    process.env["VK_DRIVER_FILES"] = driver;
+    const terminal = recorder();
+    const json = join(folder, "quick.json");
+    expect(await main(["--targets", "webgpu", "--quick", "--json", json], { terminal })).toBe(0);
+    const file = parseResults(readFileSync(json, "utf8"), json);
+    if (file.kind !== "contest") throw new Error("of another kind");
+    expect(file).toMatchObject({
+      contestOf: "webgpu",
+      complete: true,
+      gpu: { adapter: expect.stringMatching(/swiftshader|llvmpipe/i) },
+    });
+    const isPlain = ({ contestant }: { contestant: string }): boolean =>
+      contestant === GPU_OURS.subgroups || contestant === GPU_OURS.portable;
+    const asked = new WebgpuProgramme(QUICK_SCALE).matches(false).flatMap(({ entries }) => entries);
+    const own = file.entries.filter(isPlain);
+    expect(own).toHaveLength(asked.filter(isPlain).length);
+    for (const entry of own) expect(entry, entry.id).toMatchObject({ outcome: "measured" });
+    expect(file.targets.find(({ id }) => id === "call")!.readings[0]).toHaveProperty("value");
+    expect(terminal.printed.join("\n")).toMatch(/^targets: \d+ met/m);
+  },
+  240_000,
+);
