@@ -84,20 +84,17 @@ describe("philox", () => {
     }
   });
 
-  test("dropout keeps the elements that the reference keeps, one by one and by fours", async () => {
+  test("dropout keeps the elements that the reference keeps, one by one and by eights", async () => {
     const problem = problemOf({ dropout: { p: 0.4, seed: 2n ** 63n + 12345n, offset: 9 } });
     const dropout = step(problem.program, "dropout")!;
     const factors = await evaluate(problem, "results[n] = bitcast<u32>(dropout_factor(head, i, j));");
-    const fours = await evaluate(
-      problem,
-      "let words = draws(head, i, j / 8u); let kept = kept4(select(words.xy, words.zw, (j & 4u) != 0u)); results[n] = select(0u, 1u, kept[j & 3u]);",
-    );
+    const eights = await evaluate(problem, "results[n] = extractBits(kept_bits(head, i, j / 8u), j % 8u, 1u);");
     const [kept, dropped] = [keepScale(0.4), 0].map((x) => new Uint32Array(Float32Array.of(x).buffer)[0]);
     const keeps = Array.from({ length: B * H }, (_, n) => dropoutMask(dropout, n));
     for (const [n, b, h, i, j] of elements()) {
       const keep = keeps[b * H + h](i, j);
-      if (factors[n] !== (keep ? kept : dropped) || fours[n] !== Number(keep)) {
-        expect.fail(`element ${n}: ${factors[n]}, ${fours[n]}, kept ${keep}`);
+      if (factors[n] !== (keep ? kept : dropped) || eights[n] !== Number(keep)) {
+        expect.fail(`element ${n}: ${factors[n]}, ${eights[n]}, kept ${keep}`);
       }
     }
   });

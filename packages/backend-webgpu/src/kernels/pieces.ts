@@ -22,7 +22,7 @@ export interface Span {
 }
 
 /** A tensor as pieces see it: strides in elements along batches, heads and rows, and elements of a row. */
-interface Extent {
+export interface Extent {
   readonly bytes: number;
   readonly batch: number;
   readonly head: number;
@@ -38,7 +38,8 @@ const MAX_WINDOW_BYTES = 2 ** 32 - 2 ** 16;
 /**
  * The fewest pieces, found by halving, whose windows all fit a binding.
  * @param names tensors to see: q, k, v, out, lse, dout, dq, dk, dv, bias, mask
- * @param rowStep pieces begin at rows that are multiples of it
+ * @param rowStep pieces begin at rows that are multiples of it; Infinity keeps all rows together
+ * @param more parts of the workspace, say
  * @throws FaError FA_UNSUPPORTED if the keys and values of one head do not fit
  */
 export function piecesOf(
@@ -46,9 +47,10 @@ export function piecesOf(
   names: readonly string[],
   limits: DeviceLimits,
   rowStep: number,
+  more: Readonly<Record<string, Extent>> = {},
 ): Piece[] {
   const { B, Hkv, Sq } = problem;
-  const extents = Object.fromEntries(names.map((name) => [name, extentOf(problem, name)]));
+  const extents = { ...Object.fromEntries(names.map((name) => [name, extentOf(problem, name)])), ...more };
   const most = Math.min(limits.maxStorageBufferBindingSize, MAX_WINDOW_BYTES);
   const pieces: Piece[] = [];
 

@@ -7,6 +7,7 @@ import {
   type AttentionProblem,
   type Band,
   type FloatDType,
+  type ScoreStepKind,
 } from "@fa/core";
 import type { ShaderParams } from "../wgsl.ts";
 import { DTYPE_CODES, dtypeCode } from "./dtypes.ts";
@@ -42,6 +43,32 @@ function isBounded({ lo, hi }: Band): boolean {
   return lo !== -Infinity || hi !== Infinity;
 }
 
+/** Scores are products times a scale, which can wait until exp. */
+function isRaw({ program }: AttentionProblem): boolean {
+  return !program.some(({ kind }) => kind === "softcap" || kind === "bias" || kind === "alibi");
+}
+
+interface ScoreUnits {
+  readonly raw: boolean;
+  readonly toLogit: number;
+  readonly toExponent: number;
+  readonly sign: number;
+}
+
+/** In what scores are counted until exp: raw products where only a scale is to come, so that it costs nothing, else logits. */
+export function scoreUnits(problem: AttentionProblem): ScoreUnits {
+  const { scale } = step(problem.program, "scale")!;
+  const raw = isRaw(problem);
+  const toLogit = raw ? Math.abs(scale) : 1;
+  // Raw products are taken with the sign of the scale, so that larger is always likelier.
+  return { raw, toLogit, toExponent: toLogit * Math.LOG2E, sign: raw && scale < 0 ? -1 : 1 };
+}
+
+/** The same problem without some steps, for a pass that leaves them to another. */
+export function withoutSteps(problem: AttentionProblem, ...kinds: readonly ScoreStepKind[]): AttentionProblem {
+  return { ...problem, program: problem.program.filter(({ kind }) => !kinds.includes(kind)) };
+}
+
 /** Elements that the windows of bias and mask leave out before them. */
 export interface ScoreWindows {
   readonly bias: number;
@@ -72,7 +99,8 @@ export function scoreWords(words: Words, problem: AttentionProblem, first: Score
     .u32(first.mask, ...mask)
     .u32(keepThreshold(dropout?.p ?? 0))
     .f32(keepScale(dropout?.p ?? 0))
-    .u32(dropout?.seedLow ?? 0, dropout?.seedHigh ?? 0, dropout?.offset ?? 0);
+    .u32(dropout?.seedLow ?? 0, dropout?.seedHigh ?? 0, dropout?.offset ?? 0)
+    .u32(0);
 }
 
 /** Tensors that the steps read beside bias and mask, in the order of bindings. */
@@ -95,7 +123,7 @@ export function headTermsPasses(problem: AttentionProblem): Pass[] {
   return [
     {
       shader: "head-terms.wgsl",
-      params: scoreParams({ ...problem, program: program.filter(({ kind }) => kind === "alibi" || kind === "sinks") }),
+      params: scoreParams(problem),
       uniforms: new Words().u32(B * H, H, step(program, "alibi")!.perBatch ? H : 0).build(),
       buffers: [{ name: "alibiSlopes" }, { name: "sinks" }, { name: "workspace", bytes: B * H * 8 }],
       workgroups: Math.ceil((B * H) / 64),

@@ -14,14 +14,14 @@ fn mul_high(a: u32, b: u32) -> u32 {
 fn philox(start: vec4u, start_key: vec2u) -> vec4u {
   var counter = start;
   var key = start_key;
-  //#for round in 7
-  counter = vec4u(
-    mul_high(0xcd9e8d57u, counter.z) ^ counter.y ^ key.x,
-    0xcd9e8d57u * counter.z,
-    mul_high(0xd2511f53u, counter.x) ^ counter.w ^ key.y,
-    0xd2511f53u * counter.x,
-  );
-  key += vec2u(0x9e3779b9u, 0xbb67ae85u);
-  //#endfor
+  for (var round = 0u; round < 7u; round++) {
+    counter = vec4u(
+      mul_high(0xcd9e8d57u, counter.z) ^ counter.y ^ key.x,
+      0xcd9e8d57u * counter.z,
+      mul_high(0xd2511f53u, counter.x) ^ counter.w ^ key.y,
+      0xd2511f53u * counter.x,
+    );
+    key += vec2u(0x9e3779b9u, 0xbb67ae85u);
+  }
   return counter;
 }

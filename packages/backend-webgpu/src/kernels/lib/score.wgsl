@@ -37,6 +37,8 @@ struct Score {
   seed_low: u32,
   seed_high: u32,
   draw_offset: u32,
+  // Structs in uniforms are counted in 16 bytes.
+  unused: u32,
 }
 
 // Finite in the place of -Infinity: the score of a hidden key, and the max of a row that has seen nothing.
@@ -46,6 +48,11 @@ const BAD: f32 = 3.0e38;
 const BAD_MAX: f32 = 2.9e38;
 const LOG2_E: f32 = 1.4426950408889634;
 const LN_2: f32 = 0.6931471805599453;
+
+// What is subtracted before exp2: the max, or 0 where a row has seen nothing.
+fn subtrahend(m: vec4f) -> vec4f {
+  return select(m, vec4f(), m == vec4f(HIDDEN));
+}
 
 // What the steps need of one (batch, head).
 struct Head {
@@ -144,9 +151,13 @@ fn draws(head: Head, i: u32, group: u32) -> vec4u {
   return philox(vec4u(group, i, head.index, args.score.draw_offset), vec2u(args.score.seed_low, args.score.seed_high));
 }
 
-// Whether each of the four elements of two words is kept.
-fn kept4(words: vec2u) -> vec4<bool> {
-  return vec4u(words.x & 0xffffu, words.x >> 16u, words.y & 0xffffu, words.y >> 16u) >= vec4u(args.score.keep_threshold);
+// Bit n says whether row i keeps key 8 * group + n, n < 8.
+fn kept_bits(head: Head, i: u32, group: u32) -> u32 {
+  let words = draws(head, i, group);
+  let even = select(vec4u(), vec4u(1u, 4u, 16u, 64u), (words & vec4u(0xffffu)) >= vec4u(args.score.keep_threshold));
+  let odd = select(vec4u(), vec4u(2u, 8u, 32u, 128u), (words >> vec4u(16u)) >= vec4u(args.score.keep_threshold));
+  let both = even | odd;
+  return both.x | both.y | both.z | both.w;
 }
 //#endif
 

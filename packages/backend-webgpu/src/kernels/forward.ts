@@ -1,0 +1,230 @@
+import {
+  bytesPerElement,
+  countFlops,
+  FLOAT_DTYPES,
+  rowStrides,
+  SCORE_STEPS,
+  step,
+  type AttentionProblem,
+  type Plan,
+  type Tile,
+} from "@fa/core";
+import type { ShaderParams } from "../wgsl.ts";
+import { dtypeCode } from "./dtypes.ts";
+import { Words, type DeviceLimits, type Pass, type WebgpuRow } from "./row.ts";
+import { headBuffers, headTermsBytes, headTermsPasses, scoreParams, scoreUnits, scoreWords } from "./score.ts";
+import { piecesOf, type Piece } from "./pieces.ts";
+
+/** How a row of the table divides its work: what can be tuned of `forward.wgsl`, all of it. */
+export interface ForwardTuning {
+  /** Threads along keys and rows: a tile has 8 tx keys and 8 ty rows. */
+  readonly tx: number;
+  readonly ty: number;
+  /** Features of q and k staged at a time. */
+  readonly features: number;
+  /** Rows of v staged at a time. */
+  readonly keys: number;
+  /** All features of q stay in workgroup memory. */
+  readonly residentQ: boolean;
+  /** Probabilities of a whole tile are in workgroup memory at once. */
+  readonly wholeP: boolean;
+}
+
+/** Rows of the table, best first: the largest head dim that each takes, and its tuning. */
+const TUNING: Readonly<Record<string, { readonly maxHeadDim: number; readonly tuning: ForwardTuning }>> = {
+  "forward-large-64": {
+    maxHeadDim: 64,
+    tuning: { tx: 8, ty: 8, features: 32, keys: 32, residentQ: true, wholeP: true },
+  },
+  "forward-large-128": {
+    maxHeadDim: 128,
+    tuning: { tx: 8, ty: 8, features: 16, keys: 16, residentQ: true, wholeP: false },
+  },
+  "forward-128": {
+    maxHeadDim: 128,
+    tuning: { tx: 8, ty: 8, features: 16, keys: 16, residentQ: false, wholeP: false },
+  },
+  "forward-256": {
+    maxHeadDim: 256,
+    tuning: { tx: 16, ty: 8, features: 8, keys: 8, residentQ: false, wholeP: false },
+  },
+};
+
+/** Rows move their max only for scores that exceed it by more than 2^8 in weight: float32 holds that without loss. */
+const LAG_EXPONENT = 8;
+
+/** What a shader is compiled for: everything of a problem that does not change with its lengths. */
+export function forwardParams(
+  problem: AttentionProblem,
+  tuning: ForwardTuning,
+  bound: ReadonlySet<string>,
+): ShaderParams {
+  const { D, Dv } = problem;
+  const { tx, ty, features, keys, residentQ, wholeP } = tuning;
+  const tensor = tensorParams(problem);
+  const unit = tensor.UNIT;
+  const [BR, BC, threads] = [8 * ty, 8 * tx, tx * ty];
+  const depth = Math.ceil(D / features) * features;
+  const OC = Math.ceil(Dv / (4 * tx));
+  // One vector more a row spreads rows over the banks of workgroup memory.
+  const QS = (residentQ ? depth : features) / 4 + 1;
+  const KS = features / 4 + 1;
+  const PS = (wholeP ? BC : keys) / 4 + 1;
+  const P_AT = residentQ ? BR * QS : 0;
+  const Q_UNITS = Math.ceil((BR * features) / unit / threads);
+  const K_UNITS = Math.ceil((BC * features) / unit / threads);
+  const V_UNITS = Math.ceil((keys * 4 * OC * tx) / unit / threads);
+  const params = scoreParams(problem);
+  let binding = 4;
+  const next = (present: unknown): number => (present ? ++binding : 0);
+  return {
+    ...params,
+    RAW: scoreUnits(problem).raw,
+    ...tensor,
+    TX: tx,
+    TY: ty,
+    BR,
+    BC,
+    THREADS: threads,
+    CD: features,
+    CK: keys,
+    // Only what is held of q depends on D.
+    DEPTH: residentQ ? depth : 0,
+    OC,
+    QS,
+    KS,
+    PS,
+    P_AT,
+    LEFT: Math.max(P_AT + BR * PS, BR * QS),
+    RIGHT: Math.max(BC * KS, keys * OC * tx, 2 * threads),
+    BAD_WORDS: Math.ceil((4 * OC * tx) / 32),
+    Q_RESIDENT: residentQ,
+    P_WHOLE: wholeP,
+    Q_UNITS,
+    K_UNITS,
+    V_UNITS,
+    AHEAD: Math.max(K_UNITS, V_UNITS),
+    LSE: bound.has("lse"),
+    LSE_BINDING: next(bound.has("lse")),
+    BIAS_BINDING: next(params["BIAS"]),
+    MASK_BINDING: next(params["MASK"]),
+    HEAD_BINDING: next(headBuffers(problem).length),
+  };
+}
+
+/** How tensors are read and written: params of `lib/rows.wgsl` and `lib/finish.wgsl`. */
+export function tensorParams({ D, Dv, Skv, dtype, resultDType }: AttentionProblem): ShaderParams & {
+  readonly UNIT: number;
+} {
+  const bytes = bytesPerElement(dtype);
+  const resultBytes = bytesPerElement(resultDType);
+  return {
+    DTYPE: dtypeCode(dtype),
+    OUT_DTYPE: dtypeCode(resultDType),
+    PER_WORD: 4 / bytes,
+    UNIT: bytes === 4 ? 4 : 8,
+    VECTOR: bytes > 1 && (D * bytes) % 16 === 0 && (Dv * bytes) % 16 === 0 && Skv > 0,
+    // Words that a thread writes of out at a time; 0 where threads share words.
+    OUT_WORDS: Dv % 4 === 0 ? resultBytes : (Dv * resultBytes) % 4 === 0 ? 1 : 0,
+  };
+}
+
+/** Strides of q, k, v and out along batch, head and row, and elements before their windows. */
+export function tensorWords(
+  words: Words,
+  { layout, H, Hkv, Sq, Skv, D, Dv }: AttentionProblem,
+  windows: Piece["windows"],
+  names: readonly ("q" | "k" | "v" | "out")[],
+): Words {
+  const sizes = { q: [H, Sq, D], k: [Hkv, Skv, D], v: [Hkv, Skv, Dv], out: [H, Sq, Dv] } as const;
+  for (const name of names) {
+    const { batch, head, row } = rowStrides(layout, ...sizes[name]);
+    words.u32(batch, head, row, windows[name].first);
+  }
+  return words;
+}
+
+function forwardWords(problem: AttentionProblem, piece: Piece, tile: Tile): Words {
+  const { H, Hkv, Sq, Skv, D, Dv } = problem;
+  const { windows } = piece;
+  const { toLogit, toExponent, sign } = scoreUnits(problem);
+  const words = scoreWords(new Words(), problem, {
+    bias: windows["bias"]?.first ?? 0,
+    mask: windows["mask"]?.first ?? 0,
+  })
+    .u32(piece.batch.from, piece.head.from, piece.head.to - piece.head.from, piece.row.from, piece.row.to)
+    .u32(H / Hkv, Sq, Skv, D, Dv, tile.q, tile.kv)
+    .f32(toExponent, toLogit, sign, Math.min(LAG_EXPONENT / toExponent, 1e37));
+  tensorWords(words, problem, windows, ["q", "k", "v", "out"]);
+  return words.u32(windows["lse"]?.first ?? 0);
+}
+
+export function forwardPasses(
+  { problem, tile }: Pick<Plan<AttentionProblem>, "problem" | "tile">,
+  limits: DeviceLimits,
+  bound: ReadonlySet<string>,
+  tuning: ForwardTuning,
+): Pass[] {
+  const { B, H, Hkv, Sq, program } = problem;
+  if (B * Sq === 0) return [];
+  const params = forwardParams(problem, tuning, bound);
+  // Columns of a tile count from a multiple of 8 keys.
+  const keys = 8 * tuning.tx;
+  const used = { q: tile.q, kv: tile.kv % 8 === 0 ? tile.kv : Math.min(tile.kv, keys - 8) };
+  const names = ["q", "k", "v", "out"];
+  if (bound.has("lse")) names.push("lse");
+  if (step(program, "bias")) names.push("bias");
+  if (step(program, "visibility")?.mask) names.push("mask");
+  const pieces = piecesOf(problem, names, limits, used.q);
+  const flops = countFlops(problem);
+  const passes = headTermsPasses(problem);
+  for (const piece of pieces) {
+    const rows = piece.row.to - piece.row.from;
+    const heads = ((piece.batch.to - piece.batch.from) * (piece.head.to - piece.head.from) * H) / Hkv;
+    passes.push({
+      shader: "forward.wgsl",
+      params,
+      uniforms: forwardWords(problem, piece, used).build(),
+      buffers: [
+        ...names.map((name) => (pieces.length === 1 ? { name } : piece.windows[name])),
+        ...headBuffers(problem).map((name) => ({ name })),
+      ],
+      workgroups: Math.ceil(rows / used.q) * heads,
+      flops: (flops * rows * heads) / (B * H * Sq),
+    });
+  }
+  return passes;
+}
+
+function sharedBytes(problem: AttentionProblem, tuning: ForwardTuning): number {
+  const params = forwardParams(problem, tuning, new Set());
+  const count = (name: string): number => Number(params[name]);
+  const visible = params["MASK"] ? [count("BR") * (count("BC") / 32), 1] : [];
+  const words = [count("BR") * count("BAD_WORDS"), Math.floor(count("BR") / 32) + 1, 1, 1, ...visible];
+  return (count("LEFT") + count("RIGHT")) * 16 + sharedWordsBytes(words);
+}
+
+/** Bytes that variables of so many words take in workgroup memory: each is filled up to 16. */
+export function sharedWordsBytes(words: readonly number[]): number {
+  return words.reduce((sum, count) => sum + Math.ceil(count / 4) * 16, 0);
+}
+
+/** Attention of any lengths, by float32 arithmetic: no feature of the device is needed. */
+export const FORWARD: readonly WebgpuRow<AttentionProblem>[] = Object.entries(TUNING).map(
+  ([id, { maxHeadDim, tuning }]) => {
+    const tile = { q: 8 * tuning.ty, kv: 8 * tuning.tx };
+    return {
+      id,
+      op: "attention",
+      dtypes: FLOAT_DTYPES,
+      headDim: { min: 1, max: maxHeadDim },
+      steps: SCORE_STEPS,
+      needs: [],
+      tile,
+      maxTile: tile,
+      sharedBytes: (problem) => sharedBytes(problem as AttentionProblem, tuning),
+      workspaceBytes: (problem) => headTermsBytes(problem as AttentionProblem),
+      passes: (plan, limits, bound) => forwardPasses(plan, limits, bound, tuning),
+    };
+  },
+);

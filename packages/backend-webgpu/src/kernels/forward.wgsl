@@ -1,0 +1,686 @@
+// FlashAttention forward on float32 arithmetic: one workgroup takes BR = 8 TY query rows of one head through all keys that they
+// see, BC = 8 TX keys at a time. Thread (tx, ty) holds an 8 x 8 piece of the scores and 8 rows x OC vectors of the result in
+// registers, and both products run like a matrix product of such pieces, fed from workgroup memory in chunks: CD features
+// of q and k, CK rows of v.
+//
+// The running max of a row is moved only when a score exceeds it by more than `lag`: any subtrahend near the max gives the same
+// quotient, so most tiles need no exchange between threads and no rescaling.
+//
+// Non-finite elements are replaced by 0 where they are staged and raise a flag; then the pairs that see them are marked, which
+// is slow and rare, and the results of those marked are NaN at the end.
+
+//#include "lib/launch.wgsl"
+//#include "lib/score.wgsl"
+//#include "lib/rows.wgsl"
+//#include "lib/finish.wgsl"
+
+struct ForwardArgs {
+  launch: Launch,
+  score: Score,
+  // Piece of the problem: the first batch and key head, how many key heads, and rows [row_from, row_to).
+  batch_from: u32,
+  head_from: u32,
+  heads: u32,
+  row_from: u32,
+  row_to: u32,
+  // Query heads that share a key head.
+  group: u32,
+  rows: u32,
+  keys: u32,
+  // D and Dv.
+  depth: u32,
+  columns: u32,
+  // Rows and keys of a tile, at most BR and BC.
+  tile_q: u32,
+  tile_kv: u32,
+  // Scores times this are exponents of 2, and natural logits.
+  to_exponent: f32,
+  to_logit: f32,
+  // Multiplies q: the sign of the scale where scores are raw products, so that larger is always more likely.
+  sign: f32,
+  lag: f32,
+  // Strides in elements along batch, head and row, and elements before the window.
+  q_batch: u32, q_head: u32, q_row: u32, q_first: u32,
+  k_batch: u32, k_head: u32, k_row: u32, k_first: u32,
+  v_batch: u32, v_head: u32, v_row: u32, v_first: u32,
+  out_batch: u32, out_head: u32, out_row: u32, out_first: u32,
+  lse_first: u32,
+}
+
+@group(0) @binding(0) var<uniform> args: ForwardArgs;
+@group(0) @binding(1) var<storage, read> q: array<Storage>;
+@group(0) @binding(2) var<storage, read> k: array<Storage>;
+@group(0) @binding(3) var<storage, read> v: array<Storage>;
+//#if OUT_WORDS == 4
+@group(0) @binding(4) var<storage, read_write> out: array<vec4u>;
+//#elif OUT_WORDS == 2
+@group(0) @binding(4) var<storage, read_write> out: array<vec2u>;
+//#elif OUT_WORDS == 1
+@group(0) @binding(4) var<storage, read_write> out: array<u32>;
+//#else
+@group(0) @binding(4) var<storage, read_write> out: array<atomic<u32>>;
+//#endif
+//#if LSE
+@group(0) @binding(${LSE_BINDING}) var<storage, read_write> lse: array<u32>;
+//#endif
+//#if BIAS
+@group(0) @binding(${BIAS_BINDING}) var<storage, read> bias: array<u32>;
+//#endif
+//#if MASK
+@group(0) @binding(${MASK_BINDING}) var<storage, read> mask: array<u32>;
+//#endif
+//#if ALIBI && SINKS
+@group(0) @binding(${HEAD_BINDING}) var<storage, read> head_terms: array<u32>;
+//#elif ALIBI
+@group(0) @binding(${HEAD_BINDING}) var<storage, read> alibi_slopes: array<u32>;
+//#elif SINKS
+@group(0) @binding(${HEAD_BINDING}) var<storage, read> sinks: array<u32>;
+//#endif
+
+// Rows of q [BR, CD], and of probabilities [BR, keys]; row 8 ty + r of either lies at r TY + ty.
+var<workgroup> left_smem: array<vec4f, ${LEFT}>;
+// Rows of k [BC, CD], key 8 tx + c at c TX + tx; rows of v [CK, OC TX] vectors; or row maxima and sums on their way between threads.
+var<workgroup> right_smem: array<vec4f, ${RIGHT}>;
+// Some score exceeds the max of its row by more than the lag.
+var<workgroup> grown_smem: atomic<u32>;
+// Some element that was staged is not finite.
+var<workgroup> bad_smem: atomic<u32>;
+// Rows that see such an element of k, or hold one in q and see a key; elements of out whose row sees such an element of v.
+var<workgroup> bad_rows_smem: array<atomic<u32>, ${BR / 32 + 1}>;
+var<workgroup> bad_out_smem: array<atomic<u32>, ${BR * BAD_WORDS}>;
+//#if MASK
+// Whether row r sees key c of the tile: bit c % 32 of word [r, c / 32]. And of all: 1 if some pair is visible, 2 if some is not.
+var<workgroup> visible_smem: array<u32, ${BR * (BC / 32)}>;
+var<workgroup> visibility_smem: atomic<u32>;
+//#endif
+
+const NONE: u32 = 0xffffffffu;
+
+// What the workgroup works on.
+struct Block {
+  head: Head,
+  // Rows [i0, i1).
+  i0: u32,
+  i1: u32,
+  // Element offsets of the rows of the head.
+  q: u32,
+  k: u32,
+  v: u32,
+  range: Range,
+}
+
+// A tile of keys [begin, end), at most `tile_kv`; its first column stands for key `first`, a multiple of 8.
+struct Keys {
+  first: u32,
+  begin: u32,
+  end: u32,
+}
+
+fn keys_from(block: Block, begin: u32) -> Keys {
+  return Keys(begin & ~7u, begin, min(begin + args.tile_kv, block.range.end));
+}
+
+// Unit n of a chunk of q [BR, CD].
+fn fetch_q(block: Block, chunk: u32, n: u32) -> vec4u {
+  let i = block.i0 + n / ${CD / UNIT}u;
+  let d = chunk * ${CD}u + n % ${CD / UNIT}u * ${UNIT}u;
+  return load_q(block.q + i * args.q_row + d, elements_at(d, args.depth, i < block.i1));
+}
+
+// Unit n of a chunk of k [BC, CD].
+fn fetch_k(block: Block, keys: Keys, chunk: u32, n: u32) -> vec4u {
+  let j = keys.first + n / ${CD / UNIT}u;
+  let d = chunk * ${CD}u + n % ${CD / UNIT}u * ${UNIT}u;
+  return load_k(block.k + j * args.k_row + d, elements_at(d, args.depth, j < keys.end));
+}
+
+// Unit n of a chunk of v [CK, 4 OC TX].
+fn fetch_v(block: Block, keys: Keys, chunk: u32, n: u32) -> vec4u {
+  let j = keys.first + chunk * ${CK}u + n / ${4 * OC * TX / UNIT}u;
+  let d = n % ${4 * OC * TX / UNIT}u * ${UNIT}u;
+  return load_v(block.v + j * args.v_row + d, elements_at(d, args.columns, j < keys.end));
+}
+
+// ---- the rare path
+
+fn q_is_finite(at: u32) -> bool {
+  let word = at / ${PER_WORD}u;
+  //#if VECTOR
+  return is_finite(widen(${DTYPE}u, q[word / 4u][word % 4u], at % ${PER_WORD}u));
+  //#else
+  return is_finite(widen(${DTYPE}u, q[word], at % ${PER_WORD}u));
+  //#endif
+}
+
+fn k_is_finite(at: u32) -> bool {
+  let word = at / ${PER_WORD}u;
+  //#if VECTOR
+  return is_finite(widen(${DTYPE}u, k[word / 4u][word % 4u], at % ${PER_WORD}u));
+  //#else
+  return is_finite(widen(${DTYPE}u, k[word], at % ${PER_WORD}u));
+  //#endif
+}
+
+fn v_is_finite(at: u32) -> bool {
+  let word = at / ${PER_WORD}u;
+  //#if VECTOR
+  return is_finite(widen(${DTYPE}u, v[word / 4u][word % 4u], at % ${PER_WORD}u));
+  //#else
+  return is_finite(widen(${DTYPE}u, v[word], at % ${PER_WORD}u));
+  //#endif
+}
+
+// Marks what becomes NaN through the pairs of a tile: rows by q and k, elements of out by v.
+fn mark_nonfinite(block: Block, keys: Keys, thread: u32) {
+  for (var r = thread; r < block.i1 - block.i0; r += ${THREADS}u) {
+    var bad = false;
+    for (var d = 0u; d < args.depth; d++) {
+      bad |= !q_is_finite(block.q + (block.i0 + r) * args.q_row + d);
+    }
+    for (var j = keys.begin; bad && j < keys.end; j++) {
+      if (visible(block.head, block.i0 + r, j)) {
+        atomicOr(&bad_rows_smem[r / 32u], 1u << (r % 32u));
+        break;
+      }
+    }
+  }
+  for (var j = keys.begin + thread; j < keys.end; j += ${THREADS}u) {
+    var bad = false;
+    for (var d = 0u; d < args.depth; d++) {
+      bad |= !k_is_finite(block.k + j * args.k_row + d);
+    }
+    for (var r = 0u; bad && r < block.i1 - block.i0; r++) {
+      if (visible(block.head, block.i0 + r, j)) {
+        atomicOr(&bad_rows_smem[r / 32u], 1u << (r % 32u));
+      }
+    }
+    for (var d = 0u; d < args.columns; d++) {
+      if (v_is_finite(block.v + j * args.v_row + d)) {
+        continue;
+      }
+      for (var r = 0u; r < block.i1 - block.i0; r++) {
+        if (visible(block.head, block.i0 + r, j)) {
+          atomicOr(&bad_out_smem[r * ${BAD_WORDS}u + d / 32u], 1u << (d % 32u));
+        }
+      }
+    }
+  }
+}
+
+// ---- which tiles
+
+// A tile that some row sees, or NONE in `begin`.
+struct Tile {
+  begin: u32,
+  // Some pair of the tile is hidden, columns behind the last key among them.
+  partial: bool,
+}
+
+fn next_tile(block: Block, start: u32, thread: u32) -> Tile {
+  //#if MASK
+  for (var begin = start; begin < block.range.end; begin += args.tile_kv) {
+    let keys = keys_from(block, begin);
+    if (thread == 0u) {
+      atomicStore(&visibility_smem, 0u);
+    }
+    workgroupBarrier();
+    for (var n = thread; n < ${BR * (BC / 32)}u; n += ${THREADS}u) {
+      let i = block.i0 + n / ${BC / 32}u;
+      let j = keys.first + n % ${BC / 32}u * 32u;
+      var bits = 0u;
+      if (i < block.i1 && j < keys.end) {
+        //#for byte in 4
+        bits |= band_bits(i, j + ${8 * byte}u, keys.begin, keys.end) << ${8 * byte}u;
+        //#endfor
+        if (bits != 0u) {
+          bits &= mask_bits(block.head, i, j);
+        }
+      }
+      visible_smem[n] = bits;
+      atomicOr(&visibility_smem, select(0u, 1u, bits != 0u) | select(0u, 2u, bits != 0xffffffffu && i < block.i1));
+    }
+    let visibility = workgroupUniformLoad(&visibility_smem);
+    if ((visibility & 1u) != 0u) {
+      return Tile(begin, (visibility & 2u) != 0u);
+    }
+  }
+  return Tile(NONE, false);
+  //#else
+  if (start >= block.range.end) {
+    return Tile(NONE, false);
+  }
+  let keys = keys_from(block, start);
+  let whole = keys.begin == keys.first && keys.end == keys.first + ${BC}u;
+  return Tile(start, !whole || start < block.range.full_begin || keys.end > block.range.full_end);
+  //#endif
+}
+
+// Bit c says whether a row of the tile sees its key 8 tx + c.
+fn seen_keys(block: Block, keys: Keys, row: u32, tx: u32) -> u32 {
+  //#if MASK
+  return extractBits(visible_smem[row * ${BC / 32}u + tx / 4u], tx % 4u * 8u, 8u);
+  //#else
+  return band_bits(block.i0 + row, keys.first + tx * 8u, keys.begin, keys.end);
+  //#endif
+}
+
+// Bits 4 n to 4 n + 3.
+fn four_of(bits: u32, n: u32) -> vec4<bool> {
+  return (vec4u(bits >> (4u * n)) & vec4u(1u, 2u, 4u, 8u)) != vec4u();
+}
+
+@compute @workgroup_size(${THREADS})
+fn main(
+  @builtin(workgroup_id) id: vec3u,
+  @builtin(num_workgroups) count: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  // setup: m, l [BR]; acc [BR, Dv]
+  let index = workgroup_index(args.launch, id, count);
+  if (index >= args.launch.end) {
+    return;
+  }
+  let feature_chunks = (args.depth + ${CD - 1}u) / ${CD}u;
+  let tx = thread % ${TX}u;
+  let ty = thread / ${TX}u;
+  // Blocks of the last rows, which see most keys of a causal problem, go first.
+  let tiles = (args.row_to - args.row_from + args.tile_q - 1u) / args.tile_q;
+  let heads = args.heads * args.group;
+  let h = args.head_from * args.group + index / tiles % heads;
+  let b = args.batch_from + index / tiles / heads;
+  var block: Block;
+  block.head = head_of(b, h);
+  block.i0 = args.row_from + (tiles - 1u - index % tiles) * args.tile_q;
+  block.i1 = min(block.i0 + args.tile_q, args.row_to);
+  block.q = b * args.q_batch + h * args.q_head - args.q_first;
+  block.k = b * args.k_batch + h / args.group * args.k_head - args.k_first;
+  block.v = b * args.v_batch + h / args.group * args.v_head - args.v_first;
+  block.range = key_range(block.i0, block.i1 - 1u, args.keys);
+  // Of rows 8 ty to 8 ty + 7: the max, and the sum over the keys of this thread.
+  //#for half in 2
+  var m${half} = vec4f(HIDDEN);
+  var l${half} = vec4f();
+  //#endfor
+  //#for r in 8
+  //#for d in OC
+  var acc${r}_${d} = vec4f();
+  //#endfor
+  //#endfor
+  // Units on their way from storage to workgroup memory.
+  //#for n in AHEAD
+  var ahead${n}: vec4u;
+  //#endfor
+  //#if !Q_RESIDENT
+  //#for n in Q_UNITS
+  var ahead_q${n}: vec4u;
+  //#endfor
+  //#endif
+
+  //#if Q_RESIDENT
+  for (var n = thread; n < ${BR * DEPTH / UNIT}u; n += ${THREADS}u) {
+    let i = block.i0 + n / ${DEPTH / UNIT}u;
+    let d = n % ${DEPTH / UNIT}u * ${UNIT}u;
+    var unit = load_q(block.q + i * args.q_row + d, elements_at(d, args.depth, i < block.i1));
+    if (any(nonfinite4(${DTYPE}u, unit) != vec4u())) {
+      atomicStore(&bad_smem, 1u);
+      unit &= ~nonfinite_elements(unit);
+    }
+    let row = n / ${DEPTH / UNIT}u;
+    //#for part in UNIT / 4
+    left_smem[(row % 8u * ${TY}u + row / 8u) * ${QS}u + d / 4u + ${part}u] = unit_vector(unit, ${part}u) * args.sign;
+    //#endfor
+  }
+  //#endif
+
+  var tile = next_tile(block, block.range.begin & ~7u, thread);
+  if (tile.begin != NONE) {
+    //#for n in K_UNITS
+    ahead${n} = fetch_k(block, keys_from(block, tile.begin), 0u, thread + ${n * THREADS}u);
+    //#endfor
+    //#if !Q_RESIDENT
+    //#for n in Q_UNITS
+    ahead_q${n} = fetch_q(block, 0u, thread + ${n * THREADS}u);
+    //#endfor
+    //#endif
+  }
+  while (tile.begin != NONE) {
+    let keys = keys_from(block, tile.begin);
+    //#for r in 8
+    var s${r}_0 = vec4f();
+    var s${r}_1 = vec4f();
+    //#endfor
+    for (var chunk = 0u; chunk < feature_chunks; chunk++) {
+      // load: k [BC, CD] and q [BR, CD]
+      workgroupBarrier();
+      {
+        var bad = vec4u();
+        //#for n in K_UNITS
+        bad |= nonfinite4(${DTYPE}u, ahead${n});
+        //#endfor
+        //#if !Q_RESIDENT
+        //#for n in Q_UNITS
+        bad |= nonfinite4(${DTYPE}u, ahead_q${n});
+        //#endfor
+        //#endif
+        if (any(bad != vec4u())) {
+          atomicStore(&bad_smem, 1u);
+          //#for n in K_UNITS
+          ahead${n} &= ~nonfinite_elements(ahead${n});
+          //#endfor
+          //#if !Q_RESIDENT
+          //#for n in Q_UNITS
+          ahead_q${n} &= ~nonfinite_elements(ahead_q${n});
+          //#endfor
+          //#endif
+        }
+      }
+      //#for n in K_UNITS
+      {
+        let unit = thread + ${n * THREADS}u;
+        let key = unit / ${CD / UNIT}u;
+        let at = (key % 8u * ${TX}u + key / 8u) * ${KS}u + unit % ${CD / UNIT}u * ${UNIT / 4}u;
+        //#if K_UNITS * THREADS > BC * CD / UNIT
+        if (unit < ${BC * CD / UNIT}u) {
+        //#endif
+        //#for part in UNIT / 4
+        right_smem[at + ${part}u] = unit_vector(ahead${n}, ${part}u);
+        //#endfor
+        //#if K_UNITS * THREADS > BC * CD / UNIT
+        }
+        //#endif
+      }
+      //#endfor
+      //#if !Q_RESIDENT
+      //#for n in Q_UNITS
+      {
+        let unit = thread + ${n * THREADS}u;
+        let row = unit / ${CD / UNIT}u;
+        let at = (row % 8u * ${TY}u + row / 8u) * ${QS}u + unit % ${CD / UNIT}u * ${UNIT / 4}u;
+        //#if Q_UNITS * THREADS > BR * CD / UNIT
+        if (unit < ${BR * CD / UNIT}u) {
+        //#endif
+        //#for part in UNIT / 4
+        left_smem[at + ${part}u] = unit_vector(ahead_q${n}, ${part}u) * args.sign;
+        //#endfor
+        //#if Q_UNITS * THREADS > BR * CD / UNIT
+        }
+        //#endif
+      }
+      //#endfor
+      //#endif
+      workgroupBarrier();
+      if (chunk + 1u < feature_chunks) {
+        //#for n in K_UNITS
+        ahead${n} = fetch_k(block, keys, chunk + 1u, thread + ${n * THREADS}u);
+        //#endfor
+        //#if !Q_RESIDENT
+        //#for n in Q_UNITS
+        ahead_q${n} = fetch_q(block, chunk + 1u, thread + ${n * THREADS}u);
+        //#endfor
+        //#endif
+      } else {
+        //#for n in V_UNITS
+        ahead${n} = fetch_v(block, keys, 0u, thread + ${n * THREADS}u);
+        //#endfor
+      }
+
+      // scores: S += q k^T [BR, BC] over the features of the chunk
+      //#if Q_RESIDENT
+      let q_at = ty * ${QS}u + chunk * ${CD / 4}u;
+      //#else
+      let q_at = ty * ${QS}u;
+      //#endif
+      for (var d = 0u; d < ${CD / 4}u; d++) {
+        //#for c in 8
+        let k${c} = right_smem[tx * ${KS}u + d + ${c * TX * KS}u];
+        //#endfor
+        //#for half in 2
+        let x${half} = vec4f(k${4 * half}.x, k${4 * half + 1}.x, k${4 * half + 2}.x, k${4 * half + 3}.x);
+        let y${half} = vec4f(k${4 * half}.y, k${4 * half + 1}.y, k${4 * half + 2}.y, k${4 * half + 3}.y);
+        let z${half} = vec4f(k${4 * half}.z, k${4 * half + 1}.z, k${4 * half + 2}.z, k${4 * half + 3}.z);
+        let w${half} = vec4f(k${4 * half}.w, k${4 * half + 1}.w, k${4 * half + 2}.w, k${4 * half + 3}.w);
+        //#endfor
+        //#for r in 8
+        let q${r} = left_smem[q_at + d + ${r * TY * QS}u];
+        //#for half in 2
+        s${r}_${half} = fma(vec4f(q${r}.x), x${half}, s${r}_${half});
+        s${r}_${half} = fma(vec4f(q${r}.y), y${half}, s${r}_${half});
+        s${r}_${half} = fma(vec4f(q${r}.z), z${half}, s${r}_${half});
+        s${r}_${half} = fma(vec4f(q${r}.w), w${half}, s${r}_${half});
+        //#endfor
+        //#endfor
+      }
+    }
+    //#if !RAW
+    //#for r in 8
+    //#for half in 2
+    s${r}_${half} = score4(block.head, s${r}_${half}, block.i0 + ty * 8u + ${r}u, keys.first + tx * 8u + ${4 * half}u);
+    //#endfor
+    //#endfor
+    //#endif
+    if (tile.partial) {
+      var seen = array<u32, 2>();
+      for (var r = 0u; r < 4u; r++) {
+        seen[0] |= seen_keys(block, keys, ty * 8u + r, tx) << (8u * r);
+        seen[1] |= seen_keys(block, keys, ty * 8u + r + 4u, tx) << (8u * r);
+      }
+      //#for r in 8
+      //#for half in 2
+      s${r}_${half} = select(vec4f(HIDDEN), s${r}_${half}, four_of(seen[${r / 4}], ${2 * (r % 4) + half}u));
+      //#endfor
+      //#endfor
+    }
+
+    // softmax: P = exp(S - m) [BR, BC]
+    //#for r in 8
+    let pairs${r} = max(s${r}_0, s${r}_1);
+    //#endfor
+    //#for half in 2
+    let top${half} = vec4f(
+      //#for x in 4
+      max(max(pairs${4 * half + x}.x, pairs${4 * half + x}.y), max(pairs${4 * half + x}.z, pairs${4 * half + x}.w)),
+      //#endfor
+    );
+    let limit${half} = select(m${half} + args.lag, vec4f(HIDDEN), m${half} == vec4f(HIDDEN));
+    //#endfor
+    if (any(top0 > limit0) || any(top1 > limit1)) {
+      atomicStore(&grown_smem, 1u);
+    }
+    if (workgroupUniformLoad(&grown_smem) != 0u) {
+      //#for half in 2
+      right_smem[(tx * ${TY}u + ty) * 2u + ${half}u] = top${half};
+      //#endfor
+      workgroupBarrier();
+      //#for half in 2
+      let before${half} = m${half};
+      for (var x = 0u; x < ${TX}u; x++) {
+        m${half} = max(m${half}, right_smem[(x * ${TY}u + ty) * 2u + ${half}u]);
+      }
+      let alpha${half} = select(
+        exp2((subtrahend(before${half}) - subtrahend(m${half})) * args.to_exponent),
+        vec4f(),
+        before${half} == vec4f(HIDDEN),
+      );
+      l${half} *= alpha${half};
+      //#endfor
+      //#for r in 8
+      //#for d in OC
+      acc${r}_${d} *= alpha${r / 4}[${r % 4}];
+      //#endfor
+      //#endfor
+      if (thread == 0u) {
+        atomicStore(&grown_smem, 0u);
+      }
+      workgroupBarrier();
+    }
+    //#for half in 2
+    let base${half} = subtrahend(m${half});
+    //#endfor
+    //#if BIAS
+    {
+    //#else
+    if (tile.partial) {
+    //#endif
+      //#for r in 8
+      //#for half in 2
+      s${r}_${half} = select(exp2((s${r}_${half} - base${r / 4}[${r % 4}]) * args.to_exponent), vec4f(), s${r}_${half} == vec4f(HIDDEN));
+      //#endfor
+      //#endfor
+    //#if BIAS
+    }
+    //#else
+    } else {
+      //#for r in 8
+      //#for half in 2
+      s${r}_${half} = exp2((s${r}_${half} - base${r / 4}[${r % 4}]) * args.to_exponent);
+      //#endfor
+      //#endfor
+    }
+    //#endif
+    //#for half in 2
+    l${half} += vec4f(
+      //#for x in 4
+      dot(s${4 * half + x}_0 + s${4 * half + x}_1, vec4f(1.0)),
+      //#endfor
+    );
+    //#endfor
+    //#if DROPOUT
+    {
+      var kept = array<u32, 2>();
+      for (var r = 0u; r < 4u; r++) {
+        kept[0] |= kept_bits(block.head, block.i0 + ty * 8u + r, keys.first / 8u + tx) << (8u * r);
+        kept[1] |= kept_bits(block.head, block.i0 + ty * 8u + r + 4u, keys.first / 8u + tx) << (8u * r);
+      }
+      //#for r in 8
+      //#for half in 2
+      s${r}_${half} = select(vec4f(), s${r}_${half}, four_of(kept[${r / 4}], ${2 * (r % 4) + half}u));
+      //#endfor
+      //#endfor
+    }
+    //#endif
+    let after = next_tile(block, keys.begin + args.tile_kv, thread);
+    //#if P_WHOLE
+    //#for r in 8
+    left_smem[${P_AT + r * TY * PS}u + ty * ${PS}u + tx * 2u] = s${r}_0;
+    left_smem[${P_AT + r * TY * PS}u + ty * ${PS}u + tx * 2u + 1u] = s${r}_1;
+    //#endfor
+    //#endif
+
+    let chunks = (keys.end - keys.first + ${CK - 1}u) / ${CK}u;
+    for (var chunk = 0u; chunk < chunks; chunk++) {
+      // load: v [CK, Dv], and P [BR, CK] to where all threads see it
+      if (chunk > 0u) {
+        workgroupBarrier();
+      }
+      {
+        var bad = vec4u();
+        //#for n in V_UNITS
+        bad |= nonfinite4(${DTYPE}u, ahead${n});
+        //#endfor
+        if (any(bad != vec4u())) {
+          atomicStore(&bad_smem, 1u);
+          //#for n in V_UNITS
+          ahead${n} &= ~nonfinite_elements(ahead${n});
+          //#endfor
+        }
+      }
+      //#for n in V_UNITS
+      {
+        let unit = thread + ${n * THREADS}u;
+        //#if V_UNITS * THREADS > CK * 4 * OC * TX / UNIT
+        if (unit < ${CK * 4 * OC * TX / UNIT}u) {
+        //#endif
+        //#for part in UNIT / 4
+        right_smem[unit * ${UNIT / 4}u + ${part}u] = unit_vector(ahead${n}, ${part}u);
+        //#endfor
+        //#if V_UNITS * THREADS > CK * 4 * OC * TX / UNIT
+        }
+        //#endif
+      }
+      //#endfor
+      //#if !P_WHOLE
+      if (tx / ${CK / 8}u == chunk) {
+        let at = ty * ${PS}u + tx % ${CK / 8}u * 2u;
+        //#for r in 8
+        left_smem[at + ${P_AT + r * TY * PS}u] = s${r}_0;
+        left_smem[at + ${P_AT + r * TY * PS + 1}u] = s${r}_1;
+        //#endfor
+      }
+      //#endif
+      workgroupBarrier();
+      if (chunk + 1u < chunks) {
+        //#for n in V_UNITS
+        ahead${n} = fetch_v(block, keys, chunk + 1u, thread + ${n * THREADS}u);
+        //#endfor
+      } else if (after.begin != NONE) {
+        //#for n in K_UNITS
+        ahead${n} = fetch_k(block, keys_from(block, after.begin), 0u, thread + ${n * THREADS}u);
+        //#endfor
+        //#if !Q_RESIDENT
+        //#for n in Q_UNITS
+        ahead_q${n} = fetch_q(block, 0u, thread + ${n * THREADS}u);
+        //#endfor
+        //#endif
+      }
+
+      // accumulate: acc += P v [BR, Dv] over the keys of the chunk
+      //#if P_WHOLE
+      let p_at = ty * ${PS}u + chunk * ${CK / 4}u;
+      //#else
+      let p_at = ty * ${PS}u;
+      //#endif
+      for (var c = 0u; c < ${CK / 4}u; c++) {
+        //#for r in 8
+        let p${r} = left_smem[p_at + c + ${P_AT + r * TY * PS}u];
+        //#endfor
+        //#for x in 4
+        //#for d in OC
+        let v${x}_${d} = right_smem[c * ${4 * OC * TX}u + tx + ${(x * OC + d) * TX}u];
+        //#for r in 8
+        acc${r}_${d} = fma(vec4f(p${r}[${x}]), v${x}_${d}, acc${r}_${d});
+        //#endfor
+        //#endfor
+        //#endfor
+      }
+    }
+    if (atomicLoad(&bad_smem) != 0u) {
+      mark_nonfinite(block, keys, thread);
+    }
+    tile = after;
+  }
+
+  // finish: out = acc / l [BR, Dv], lse = m + ln l [BR]
+  workgroupBarrier();
+  //#for half in 2
+  right_smem[(tx * ${TY}u + ty) * 2u + ${half}u] = l${half};
+  //#endfor
+  workgroupBarrier();
+  //#for half in 2
+  var sum${half} = vec4f();
+  for (var x = 0u; x < ${TX}u; x++) {
+    sum${half} += right_smem[(x * ${TY}u + ty) * 2u + ${half}u];
+  }
+  let logit${half} = subtrahend(m${half}) * args.to_logit;
+  //#endfor
+  let rows = block.i1 - block.i0;
+  let out_at = b * args.out_batch + h * args.out_head - args.out_first;
+  //#for r in 8
+  if (ty * 8u + ${r}u < rows) {
+    let row = ty * 8u + ${r}u;
+    let bad = (atomicLoad(&bad_rows_smem[row / 32u]) & (1u << (row % 32u))) != 0u;
+    let seen = finish_row(block.head, h, m${r / 4}[${r % 4}], logit${r / 4}[${r % 4}], sum${r / 4}[${r % 4}], bad);
+    //#if LSE
+    if (tx == 0u) {
+      lse[block.head.index * args.rows + block.i0 + row - args.lse_first] = seen.lse;
+    }
+    //#endif
+    //#for d in OC
+    {
+      let column = tx * 4u + ${4 * d * TX}u;
+      let bad_columns = atomicLoad(&bad_out_smem[row * ${BAD_WORDS}u + column / 32u]) >> (column % 32u);
+      store_out(out_at + (block.i0 + row) * args.out_row, column, acc${r}_${d}, bad_columns, seen);
+    }
+    //#endfor
+  }
+  //#endfor
+}

@@ -1,0 +1,100 @@
+import type { AttentionProblem, AttentionSizes } from "@fa/core";
+import { beforeAll, describe, expect, test } from "vitest";
+import { DECODE } from "../src/kernels/decode.ts";
+import { FORWARD, forwardPasses } from "../src/kernels/forward.ts";
+import type { WebgpuRow } from "../src/kernels/row.ts";
+import { attend, caseOf, distance, expected, numbers, type Case } from "./attend.ts";
+import { softwareDevice } from "./passes.ts";
+
+let device: GPUDevice;
+beforeAll(async () => {
+  device = await softwareDevice();
+});
+
+type Row = WebgpuRow<AttentionProblem>;
+const [PORTABLE, WIDE] = ["forward-128", "forward-256"].map((id) => FORWARD.find((row) => row.id === id)!) as [
+  Row,
+  Row,
+];
+
+const SIZES: AttentionSizes = { B: 2, H: 4, Hkv: 2, Sq: 70, Skv: 90, D: 24, Dv: 40 };
+const FEW: AttentionSizes = { ...SIZES, Sq: 3, Skv: 400 };
+
+async function holds(row: Row, wanted: Case, limits = {}, tolerance = 5e-6): Promise<void> {
+  const truth = expected(wanted);
+  const { out, lse } = await attend(device, row, wanted, limits);
+  expect(distance(out, truth.out)).toBeLessThanOrEqual(tolerance);
+  expect(distance(lse, truth.lse)).toBeLessThanOrEqual(Math.min(tolerance, 2e-5));
+}
+
+describe.each([
+  ["forward-128", PORTABLE, SIZES],
+  ["forward-256", WIDE, { ...SIZES, Dv: 200, Hkv: 4 }],
+  ["decode", DECODE, FEW],
+] as const)("%s", (_, row, sizes) => {
+  const { B, H, Sq, Skv } = sizes;
+  const slopes = numbers([H], (n) => [0.5, -0.25, 0.1, 0.01][n]);
+  const sinks = numbers([H], (n) => [1, -Infinity, 0, 3][n]);
+  const bias = numbers([B, 1, Sq, Skv], (n) => (n % 17 === 3 ? -Infinity : Math.sin(n)));
+  // Row 1 sees nothing, keys from 64 to 191 nobody.
+  const mask = numbers(
+    [1, H, Sq, Skv],
+    (n) => Number((n * 7) % 5 > 0 && Math.floor(n / Skv) % Sq !== 1 && ((n % Skv) - 64) >>> 0 >= 128),
+    "bool",
+  );
+
+  test("every step at once", async () => {
+    const options = { causal: true, softcap: 3, alibiSlopes: slopes, sinks, bias, mask, dropout: { p: 0.3, seed: 5 } };
+    await holds(row, caseOf(sizes, options));
+  });
+  test("windows, bshd, forced tiles and a negative scale", async () => {
+    const options = { window: [20, 5], layout: "bshd", blockSize: { q: 13, kv: 21 }, scale: -0.3, sinks } as const;
+    await holds(row, caseOf(sizes, options));
+  });
+  test.each([
+    ["float16", 2e-3],
+    ["bfloat16", 2e-2],
+    ["float8e4m3", 2e-2],
+  ] as const)("%s, odd head dims", async (dtype, tolerance) => {
+    await holds(row, caseOf({ ...sizes, D: 37, Dv: 33 }, { mask }, dtype), {}, tolerance);
+  });
+  test("windows of buffers where bindings are small", async () => {
+    const limits = { maxStorageBufferBindingSize: 20 * 4096 };
+    await holds(row, caseOf(sizes, { bias, alibiSlopes: slopes, sinks }), limits);
+  });
+  test("elements that are not finite reach those who see them", async () => {
+    const clean = caseOf(sizes, { causal: true, mask });
+    const { q, k, v } = clean.tensors;
+    const { D, Dv } = sizes;
+    // A query row, two keys and one element of a value; key 60 is not seen by all.
+    q.values[(Sq * 2 + 2) * D + 3] = NaN;
+    k.values[Skv * D + 7 * D] = Infinity;
+    k.values[65 * D + 1] = -Infinity;
+    v.values[60 * Dv + 5] = -Infinity;
+    v.values[70 * Dv + 5] = NaN;
+    const truth = expected(clean);
+    const { out, lse } = await attend(device, row, clean);
+    expect(distance(out, truth.out)).toBeLessThanOrEqual(3e-6);
+    expect(distance(lse, truth.lse)).toBeLessThanOrEqual(3e-6);
+    expect(out.some(Number.isNaN) && lse.some(Number.isNaN) && out.some(Number.isFinite)).toBe(true);
+  });
+});
+
+test("rows that hold all of q and P in workgroup memory agree", async () => {
+  const tile = { q: 32, kv: 32 };
+  const tuning = { tx: 4, ty: 4, features: 16, keys: 16, residentQ: true, wholeP: true };
+  const row: Row = {
+    ...PORTABLE,
+    tile,
+    maxTile: tile,
+    passes: (plan, limits, bound) => forwardPasses(plan, limits, bound, tuning),
+  };
+  await holds(row, caseOf({ ...SIZES, Skv: 200 }, { causal: true, dropout: { p: 0.3, seed: 5 } }));
+});
+
+test("scores that rise from tile to tile are rescaled", async () => {
+  const ramp = caseOf({ B: 1, H: 1, Hkv: 1, Sq: 64, Skv: 400, D: 8, Dv: 8 }, { scale: 1 });
+  ramp.tensors["k"].values.forEach((x, n, all) => (all[n] = (x * n) / 300));
+  // Scores reach 60, whose last bit is 4e-6.
+  await holds(PORTABLE, ramp, {}, 2e-5);
+});
