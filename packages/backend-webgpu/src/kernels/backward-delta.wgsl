@@ -99,8 +99,8 @@ fn main(
   var sum = vec4f(0.0);
   var bad = 0u;
   if (is_row) {
-    for (var d = 4u * lane; d < ${DV}u; d += 64u) {
-      let there = min(${DV}u - d, 4u);
+    for (var d = 4u * lane; d < args.Dv; d += 64u) {
+      let there = min(args.Dv - d, 4u);
       let x = load_0(row - args.first_of_result_3 + d, there);
       let y = load_1(row - args.first_3 + d, there);
       sum = fma(x.x, y.x, sum);

@@ -20,11 +20,8 @@ import { scoreParams, scoreWords } from "./score.ts";
 const TILE: Tile = { q: 64, kv: 64 };
 /** Tiles are multiples of this: eight neighbouring keys share a draw of dropout. */
 const TILE_STEP = 8;
-/** Others whose P or dS goes through workgroup memory at a time, for head dims up to `features`. */
-const DEPTHS = [
-  { features: 128, depth: 16 },
-  { features: MAX_HEAD_DIM, depth: 8 },
-] as const;
+/** Others whose P or dS goes through workgroup memory at a time, by how often 64 features the longer rows beside it have. */
+const DEPTH_OF = { 1: 16, 2: 16, 3: 8, 4: 8 } as const;
 /** Vectors of workgroup memory that staged features take: 2 x 64 rows of 4 quads and one left free. */
 const STAGED_VECTORS = 2 * 64 * 5;
 
@@ -47,14 +44,12 @@ function workspaceOf({ B, H, Sq, program }: AttentionProblem): Workspace {
   return { sums, terms, bytes: terms + align(Math.max(1, B * H * Sq) * TERMS * 4) };
 }
 
-function depthOf({ D, Dv }: AttentionProblem): number {
-  return DEPTHS.find(({ features }) => Math.max(D, Dv) <= features)!.depth;
-}
-
-/** Vectors of workgroup memory. */
-function vectorsOf(problem: AttentionProblem): number {
-  const quads = 16 * Math.ceil(Math.max(problem.D, problem.Dv) / 64);
-  return Math.max(STAGED_VECTORS, depthOf(problem) * (16 + quads));
+/** How a shader is unrolled: sums along D and Dv that a thread holds, in quads, and what that asks of workgroup memory. */
+function unrolled({ D, Dv }: AttentionProblem) {
+  const [OX, OY] = [Math.ceil(D / 64), Math.ceil(Dv / 64)];
+  const most = Math.max(OX, OY) as keyof typeof DEPTH_OF;
+  const DEPTH = DEPTH_OF[most];
+  return { OX, OY, DEPTH, SMEM: Math.max(STAGED_VECTORS, 16 * DEPTH * (1 + most)) };
 }
 
 /** Makes the passes of one piece. */
@@ -175,12 +170,9 @@ class PieceOfBackward {
       ...steps,
       DTYPE: dtypeCode(dtype),
       RESULT: dtypeCode(resultDType),
-      D,
-      DV: Dv,
       X_QUADS: D % 4 === 0,
       Y_QUADS: Dv % 4 === 0,
-      DEPTH: depthOf(this.#problem),
-      SMEM: vectorsOf(this.#problem),
+      ...unrolled(this.#problem),
     };
   }
 
@@ -198,7 +190,7 @@ class PieceOfBackward {
     const { layout, H, Hkv, Sq, Skv, D, Dv, program } = this.#problem;
     const { batch, head } = this.#piece;
     const words = new Words()
-      .u32(batch.from, this.#batches, head.from, this.#heads, this.#group, Sq, Skv)
+      .u32(batch.from, this.#batches, head.from, this.#heads, this.#group, Sq, Skv, D, Dv)
       .u32(this.#tile.q, this.#tile.kv, this.#workspace.sums / 4, this.#workspace.terms / 4);
     const tensors = [
       { name: "q", strides: rowStrides(layout, H, Sq, D) },
@@ -289,7 +281,7 @@ export const BACKWARD: WebgpuRow<AttentionProblem> = {
   tile: TILE,
   maxTile: TILE,
   // And flags of 256 threads.
-  sharedBytes: (problem) => 16 * vectorsOf(problem as AttentionProblem) + 4 * 256 + 8,
+  sharedBytes: (problem) => 16 * unrolled(problem as AttentionProblem).SMEM + 4 * 256 + 8,
   workspaceBytes: (problem) => workspaceOf(problem as AttentionProblem).bytes,
   passes,
 };

@@ -77,7 +77,12 @@ var<workgroup> any_seen_smem: u32;
 //#for n in 4
 //#if n != 2 || DS
 fn load_${n}(row: u32, quad: u32) -> vec4f {
-  if (quad * 4u >= ${(n < 2) * D + (n > 1) * DV}u) {
+//#if n < 2
+  let features = args.D;
+//#else
+  let features = args.Dv;
+//#endif
+  if (quad * 4u >= features) {
     return vec4f(0.0);
   }
 //#if n < 2 && X_QUADS || n > 1 && Y_QUADS
@@ -86,15 +91,13 @@ fn load_${n}(row: u32, quad: u32) -> vec4f {
   return select(quad_${(n == 3) * RESULT + (n != 3) * DTYPE}(words), vec4f(0.0), bad != 0u);
 //#else
   let at = row + quad * 4u;
-  let there = min(${(n < 2) * D + (n > 1) * DV}u - quad * 4u, 4u);
+  let there = min(features - quad * 4u, 4u);
   let per_word = elements_per_word(${(n == 3) * RESULT + (n != 3) * DTYPE}u);
   var x = vec4f(0.0);
-//#for e in 4
-  if (${e}u < there) {
-    let bits = widen(${(n == 3) * RESULT + (n != 3) * DTYPE}u, tensor_${n}[(at + ${e}u) / per_word], (at + ${e}u) % per_word);
-    x[${e}] = bitcast<f32>(select(0u, bits, is_finite(bits)));
+  for (var e = 0u; e < there; e++) {
+    let bits = widen(${(n == 3) * RESULT + (n != 3) * DTYPE}u, tensor_${n}[(at + e) / per_word], (at + e) % per_word);
+    x[e] = bitcast<f32>(select(0u, bits, is_finite(bits)));
   }
-//#endfor
   return x;
 //#endif
 }
@@ -109,7 +112,11 @@ fn store_${a}(row: u32, quad: u32, bits: vec4u) {
   result_${a}[row / 4u + quad] = pack_${RESULT}(bits);
 //#else
   let at = row + quad * 4u;
-  let there = min(${(a == 0) * D + (a == 1) * DV}u - quad * 4u, 4u);
+//#if a == 0
+  let there = min(args.D - quad * 4u, 4u);
+//#else
+  let there = min(args.Dv - quad * 4u, 4u);
+//#endif
   for (var e = 0u; e < there; e++) {
 //#if RESULT == F32
     result_${a}[at + e] = bits[e];
@@ -219,7 +226,7 @@ fn main(
 //#for a in 2
 //#if a == 0 && DX || a == 1 && DY
 //#for n in 4
-//#for o in ((a == 0) * D + (a == 1) * DV + 63) / 64
+//#for o in (a == 0) * OX + (a == 1) * OY
   var acc_${a}_${n}_${o} = vec4f(0.0);
 //#endfor
 //#endfor
@@ -309,7 +316,12 @@ fn main(
       if (other_there) {
         other_next = load_${(p == 0) * (1 - OWN_KEYS) + (p == 1) * (2 + OWN_KEYS)}(other_row, quad);
       }
-      for (var f = 0u; f < ${((p == 0) * D + (p == 1) * DV + 3) / 4}u; f += 4u) {
+//#if p == 0
+      let features = args.D;
+//#else
+      let features = args.Dv;
+//#endif
+      for (var f = 0u; 4u * f < features; f += 4u) {
         // load: what was read during the last step goes to workgroup memory, the next is read meanwhile.
         smem[item * STAGED + quad] = other_next;
         smem[(64u + item % 4u * 16u + item / 4u) * STAGED + quad] = own_next;
@@ -413,9 +425,9 @@ fn main(
       let weight_${m} = vec4f(dS_0[${m}], dS_1[${m}], dS_2[${m}], dS_3[${m}]);
 //#endif
 //#endfor
-//#for l in (DEPTH * (((a == 0) * D + (a == 1) * DV + 63) / 64) + 15) / 16
-      let item_${l} = (${256 * l}u + thread) / ${16 * (((a == 0) * D + (a == 1) * DV + 63) / 64)}u;
-      let quad_${l} = (${256 * l}u + thread) % ${16 * (((a == 0) * D + (a == 1) * DV + 63) / 64)}u;
+//#for l in (DEPTH * ((a == 0) * OX + (a == 1) * OY) + 15) / 16
+      let item_${l} = (${256 * l}u + thread) / ${16 * ((a == 0) * OX + (a == 1) * OY)}u;
+      let quad_${l} = (${256 * l}u + thread) % ${16 * ((a == 0) * OX + (a == 1) * OY)}u;
       var next_${l} = vec4f(0.0);
       if (item_${l} < DEPTH && other + item_${l} < other_stop) {
         next_${l} = load_${(a == 0) * (1 - OWN_KEYS) + (a == 1) * 3}(base_${(a == 0) * (1 - OWN_KEYS) + (a == 1) * 3} + (other + item_${l}) * args.row_${(a == 0) * (1 - OWN_KEYS) + (a == 1) * 3}, quad_${l});
@@ -427,13 +439,13 @@ fn main(
           smem[(4u * t_other + ${m}u) % DEPTH * 16u + t_own] = weight_${m};
 //#endfor
         }
-//#for l in (DEPTH * (((a == 0) * D + (a == 1) * DV + 63) / 64) + 15) / 16
+//#for l in (DEPTH * ((a == 0) * OX + (a == 1) * OY) + 15) / 16
         if (item_${l} < DEPTH) {
           smem[DEPTH * 16u + ${256 * l}u + thread] = next_${l};
         }
 //#endfor
         workgroupBarrier();
-//#for l in (DEPTH * (((a == 0) * D + (a == 1) * DV + 63) / 64) + 15) / 16
+//#for l in (DEPTH * ((a == 0) * OX + (a == 1) * OY) + 15) / 16
         if (item_${l} < DEPTH && first + DEPTH + item_${l} < other_stop) {
           next_${l} = load_${(a == 0) * (1 - OWN_KEYS) + (a == 1) * 3}(base_${(a == 0) * (1 - OWN_KEYS) + (a == 1) * 3} + (first + DEPTH + item_${l}) * args.row_${(a == 0) * (1 - OWN_KEYS) + (a == 1) * 3}, quad_${l});
         } else {
@@ -442,9 +454,9 @@ fn main(
 //#endfor
         for (var x = 0u; x < DEPTH; x++) {
           let weight = smem[x * 16u + thread / 16u];
-//#for o in ((a == 0) * D + (a == 1) * DV + 63) / 64
+//#for o in (a == 0) * OX + (a == 1) * OY
           {
-            let row = smem[DEPTH * 16u + x * ${16 * (((a == 0) * D + (a == 1) * DV + 63) / 64)}u + ${16 * o}u + thread % 16u];
+            let row = smem[DEPTH * 16u + x * ${16 * ((a == 0) * OX + (a == 1) * OY)}u + ${16 * o}u + thread % 16u];
 //#for n in 4
             acc_${a}_${n}_${o} = fma(vec4f(weight[${n}]), row, acc_${a}_${n}_${o});
 //#endfor
@@ -543,8 +555,14 @@ fn main(
 //#endif
 //#for a in 2
 //#if a == 0 && DX || a == 1 && DY
-//#for o in ((a == 0) * D + (a == 1) * DV + 63) / 64
-      if (${16 * o}u + thread % 16u < ${((a == 0) * D + (a == 1) * DV + 3) / 4}u) {
+      {
+//#if a == 0
+      let features = args.D;
+//#else
+      let features = args.Dv;
+//#endif
+//#for o in (a == 0) * OX + (a == 1) * OY
+      if (${64 * o}u + 4u * (thread % 16u) < features) {
 //#if a == 0 && !SOFTCAP
         let x = acc_${a}_${n}_${o} * args.score.scale;
 //#else
@@ -560,6 +578,7 @@ fn main(
         store_${a}(at, ${16 * o}u + thread % 16u, select(bits, NAN, is_bad));
       }
 //#endfor
+      }
 //#endif
 //#endfor
     }

@@ -80,11 +80,9 @@ fn load_${n}(at: u32, there: u32) -> vec4f {
 //#else
   let per_word = elements_per_word(${DTYPE}u);
   var quad = vec4u(0u);
-//#for e in 4
-  if (${e}u < there) {
-    quad[${e}] = widen(${DTYPE}u, operand_${n}[(at + ${e}u) / per_word], (at + ${e}u) % per_word);
+  for (var e = 0u; e < there; e++) {
+    quad[e] = widen(${DTYPE}u, operand_${n}[(at + e) / per_word], (at + e) % per_word);
   }
-//#endfor
   return bitcast<vec4f>(quad);
 //#endif
 }

@@ -16,6 +16,8 @@ struct BackwardArgs {
   // Sq and Skv.
   rows: u32,
   keys: u32,
+  D: u32,
+  Dv: u32,
   // Query rows and keys of a tile: multiples of 8 up to 64.
   tile_rows: u32,
   tile_keys: u32,
