@@ -68,6 +68,9 @@ const SIZES: readonly (readonly [number, number, readonly number[]])[] = [
   [3, 7, [5, 1]],
   [129, 33, [67]],
   [2, 200, [130]],
+  [300, 300, [12]],
+  [5, 290, [7]],
+  [270, 3, [5]],
   [0, 4, [4]],
   [5, 0, [3]],
 ];
@@ -103,10 +106,12 @@ describe.each([LINEAR, LINEAR_BACKWARD])("$id", (row) => {
   });
 });
 
-test("only a sum of several terms takes workspace", () => {
+test("only a sum of several terms, or of long ones for few tiles, takes workspace", () => {
   const bytes = (op: LinearProblem["op"], M: number, K: number, split: readonly number[]): number =>
     planOf(op === "linear" ? LINEAR : LINEAR_BACKWARD, linear(op, "float16", M, K, split)).workspaceBytes;
-  expect(bytes("linear", 512, 512, [512, 512, 512])).toBe(0);
-  expect(bytes("linearBackward", 512, 512, [512])).toBe(0);
-  expect(bytes("linearBackward", 512, 256, [512, 512])).toBe(4 * 512 * 257);
+  expect(bytes("linear", 4096, 512, [512, 512, 512])).toBe(0);
+  expect(bytes("linearBackward", 4096, 4096, [4096])).toBe(0);
+  expect(bytes("linearBackward", 4096, 1024, [1024, 1024])).toBe(4 * 4096 * 1025);
+  // dweight: 64 tiles are shared by four workgroups each.
+  expect(bytes("linearBackward", 2048, 512, [512])).toBe(4 * 4 * 512 * 513);
 });

@@ -189,7 +189,7 @@ class PieceOfBackward {
   #uniforms(): Uint32Array<ArrayBuffer> {
     const { layout, H, Hkv, Sq, Skv, D, Dv, program } = this.#problem;
     const { batch, head } = this.#piece;
-    const words = new Words()
+    const words = scoreWords(new Words(), this.#problem, { bias: this.#first("bias"), mask: this.#first("mask") })
       .u32(batch.from, this.#batches, head.from, this.#heads, this.#group, Sq, Skv, D, Dv)
       .u32(this.#tile.q, this.#tile.kv, this.#workspace.sums / 4, this.#workspace.terms / 4);
     const tensors = [
@@ -201,7 +201,7 @@ class PieceOfBackward {
     for (const { name, strides } of tensors) words.u32(strides.batch, strides.head, strides.row, this.#first(name));
     for (const name of ["dq", "dk", "dv", "out"]) words.u32(this.#first(name));
     words.u32(this.#first("lse"), this.#first("bias"), ...(step(program, "bias")?.operand.shape ?? [1, 1, 1, 1]));
-    return scoreWords(words, this.#problem, { bias: this.#first("bias"), mask: this.#first("mask") }).build();
+    return words.build();
   }
 }
 

@@ -7,6 +7,9 @@ import { LEAST_LIMITS, windowElements, windowOf } from "./element-windows.ts";
 const TILE_OF_BLOCKS = { 1: 64, 2: 128 } as const;
 /** The large tile is taken where at least so many of them keep a device busy. */
 const FEWEST_LARGE_TILES = 160;
+/** Where tiles are fewer, workgroups share them, up to so many in all, each with at least so much of r. */
+const WORKGROUPS_THAT_SHARE = 256;
+const LEAST_SHARE = 128;
 const TILE = { q: TILE_OF_BLOCKS[2], kv: TILE_OF_BLOCKS[2] };
 
 type Limits = typeof LEAST_LIMITS;
@@ -63,10 +66,20 @@ function cut({ dtype, I, J, terms, c }: Product, limits: Limits) {
     I: fit([...strides("i"), c.stride], elements),
     J: Math.min(fit(strides("j"), elements), Math.max(1, J)),
   };
-  const isSummed = steps.length > 1;
-  if (isSummed) most.I = Math.min(most.I, fit([most.J + 1], windowElements("float32", limits)));
-  const sums = isSummed ? Math.min(most.I, I) * (most.J + 1) : 0;
-  return { steps, iRanges: pieces(I, most.I), jRanges: pieces(J, most.J), sumsBytes: 4 * sums };
+  if (steps.length > 1) most.I = Math.min(most.I, fit([most.J + 1], windowElements("float32", limits)));
+  const [iRanges, jRanges] = [pieces(I, most.I), pieces(J, most.J)];
+  const slotSums = Math.min(most.I, I) * (Math.min(most.J, J) + 1);
+  let slots = 1;
+  if (steps.length * iRanges.length * jRanges.length === 1) {
+    const tiles = Math.ceil(I / TILE_OF_BLOCKS[1]) * Math.ceil(J / TILE_OF_BLOCKS[1]);
+    const room = Math.floor(windowElements("float32", limits) / slotSums);
+    slots = Math.max(
+      1,
+      Math.min(Math.floor(WORKGROUPS_THAT_SHARE / tiles), Math.floor(steps[0].R / LEAST_SHARE), room),
+    );
+  }
+  const sumsBytes = steps.length > 1 ? 4 * slotSums : slots > 1 ? 4 * slots * slotSums : 0;
+  return { steps, iRanges, jRanges, slots, sumsBytes };
 }
 
 /** Rows and columns of a matrix as a window, and whether they can be handled in quads. */
@@ -88,7 +101,7 @@ function passesOf(product: Product, limits: Limits): Pass[] {
   const { dtype, I, J, c, bias, rowSums } = product;
   // Without columns there are row sums to write all the same.
   if (I === 0 || (J === 0 && !rowSums)) return [];
-  const { steps, iRanges, jRanges } = cut(product, limits);
+  const { steps, iRanges, jRanges, slots } = cut(product, limits);
   const large = Math.ceil(I / TILE_OF_BLOCKS[2]) * Math.ceil(J / TILE_OF_BLOCKS[2]);
   const BLOCKS = large >= FEWEST_LARGE_TILES ? 2 : 1;
   const made: Pass[] = [];
@@ -96,7 +109,7 @@ function passesOf(product: Product, limits: Limits): Pass[] {
     for (const [j0, j1] of jRanges) {
       for (const [at, { a, b, range }] of steps.entries()) {
         const isFirst = at === 0;
-        const isLast = at === steps.length - 1;
+        const isLast = at === steps.length - 1 && slots === 1;
         const part = (matrix: Matrix, rows: Range, columns: Range) => partOf(matrix, dtype, rows, columns, limits);
         const i = [i0, i1] as const;
         const j = [j0, j1] as const;
@@ -116,6 +129,10 @@ function passesOf(product: Product, limits: Limits): Pass[] {
             : undefined;
         const tile = TILE_OF_BLOCKS[BLOCKS];
         const jTiles = Math.max(1, Math.ceil(columns / tile));
+        const tiles = Math.ceil(rows / tile) * jTiles;
+        // Multiples of the depth that a tile takes at a time.
+        const rStep = Math.ceil(R / slots / 16) * 16;
+        const slotSums = rows * columns + (hasRowSums ? rows : 0);
         made.push({
           shader: "linear.wgsl",
           params: {
@@ -126,14 +143,15 @@ function passesOf(product: Product, limits: Limits): Pass[] {
             B_ALONG_R: b.rows === "j",
             A_QUADS: parts.a.isQuads,
             B_QUADS: parts.b.isQuads,
-            C_QUADS: parts.c.isQuads,
+            C_QUADS: parts.c.isQuads && isLast,
+            C_BINDING: 3,
             BIAS: hasBias,
             ROW_SUMS: hasRowSums,
             FIRST: isFirst,
             LAST: isLast,
           },
           uniforms: new Words()
-            .u32(...sizes, jTiles)
+            .u32(...sizes, jTiles, tiles, rStep, slotSums)
             .u32(parts.a.base, a.stride, parts.b.base, b.stride, parts.c.base, c.stride, vector?.base ?? 0)
             .build(),
           buffers: [
@@ -143,13 +161,37 @@ function passesOf(product: Product, limits: Limits): Pass[] {
             ...(vector ? [vector.window] : []),
             ...(isFirst && isLast ? [] : [{ name: "workspace" }]),
           ],
-          workgroups: Math.ceil(rows / tile) * jTiles,
+          workgroups: tiles * slots,
           flops: 2 * rows * columns * R,
         });
+        if (slots > 1) made.push(sumPass(product, slots, slotSums, limits));
       }
     }
   }
   return made;
+}
+
+/** Adds up the slots of a product that is in one piece. */
+function sumPass({ dtype, I, J, c, bias, rowSums }: Product, slots: number, slotSums: number, limits: Limits): Pass {
+  const result = partOf(c, dtype, [0, I], [0, J], limits);
+  const vector = bias
+    ? windowOf(bias.name, dtype, [bias.base, bias.base + J], limits)
+    : rowSums && windowOf(rowSums.name, dtype, [rowSums.base, rowSums.base + I], limits);
+  return {
+    shader: "linear-sum.wgsl",
+    params: {
+      ...DTYPE_CODES,
+      DTYPE: dtypeCode(dtype),
+      C_QUADS: result.isQuads,
+      C_BINDING: 2,
+      BIAS: bias !== undefined,
+      ROW_SUMS: rowSums !== undefined,
+    },
+    uniforms: new Words().u32(I, J, slots, slotSums, result.base, c.stride, vector?.base ?? 0).build(),
+    buffers: [{ name: "workspace" }, result.window, ...(vector ? [vector.window] : [])],
+    workgroups: Math.ceil((I * Math.ceil(J / 4) + (rowSums ? I : 0)) / 64),
+    flops: slots * slotSums,
+  };
 }
 
 /** Where the columns of each result begin among the N of all. */

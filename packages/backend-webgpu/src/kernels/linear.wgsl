@@ -3,7 +3,8 @@
 // threads owns BLOCKS x BLOCKS blocks [4, 4] of it. Either operand may lie in storage with r or with its other index contiguous.
 //
 // A sum over r that is over several tensors, or more than a binding can show, is made by several passes: all but the first
-// begin from sums of float32 that the one before left, all but the last leave such sums.
+// begin from sums of float32 that the one before left, all but the last leave such sums. Where tiles are few and r is long,
+// workgroups share a tile: each leaves its sums in a slot of its own, which linear-sum.wgsl adds up.
 
 //#include "lib/quad.wgsl"
 //#include "lib/launch.wgsl"
@@ -14,8 +15,12 @@ struct LinearArgs {
   I: u32,
   J: u32,
   R: u32,
-  // Tiles along j. The grid is tiles of i by tiles of j, j innermost.
+  // Tiles along j, and in all. The grid is slots by tiles of i by tiles of j, j innermost.
   j_tiles: u32,
+  tiles: u32,
+  // What a slot takes of r, and its sums.
+  r_step: u32,
+  slot_sums: u32,
   // Where [0, 0] of each lies in its window, and how far it is from a row in storage to the next; in elements.
   a_base: u32,
   a_stride: u32,
@@ -45,23 +50,9 @@ const LOADS = TILE_QUADS * DEPTH / 4u;
 //#endif
 //#endfor
 //#if LAST
-// Narrow results whose rows do not begin with a word share words with their neighbours, which atomics keep apart.
-//#if C_QUADS
-@group(0) @binding(3) var<storage, read_write> c: array<Quad_${DTYPE}>;
-//#elif DTYPE == F32
-@group(0) @binding(3) var<storage, read_write> c: array<u32>;
-//#else
-@group(0) @binding(3) var<storage, read_write> c: array<atomic<u32>>;
+//#include "lib/linear-result.wgsl"
 //#endif
-//#if BIAS
-@group(0) @binding(4) var<storage, read> bias: array<u32>;
-//#elif ROW_SUMS && DTYPE == F32
-@group(0) @binding(4) var<storage, read_write> row_sums: array<u32>;
-//#elif ROW_SUMS
-@group(0) @binding(4) var<storage, read_write> row_sums: array<atomic<u32>>;
-//#endif
-//#endif
-// [I, J] and, with ROW_SUMS, [I]: what passes leave each other.
+// Slots of [I, J] and, with ROW_SUMS, [I]: what passes leave each other.
 //#if !FIRST || !LAST
 @group(0) @binding(${3 + LAST + (LAST && (BIAS || ROW_SUMS))}) var<storage, read_write> sums: array<f32>;
 //#endif
@@ -89,9 +80,9 @@ fn load_${n}(at: u32, there: u32) -> vec4f {
 //#endfor
 
 // The block [4, 4] that thread `t` of the loaders of an operand reads: four quads, one from each of four rows in storage.
-// `first` is the tile's first i or j, of `size`; `r` the first of the r that are taken now.
+// `first` is the tile's first i or j, of `size`; `r` the first of the r that are taken now, up to `r_end`.
 //#for n in 2
-fn load_block_${n}(t: u32, first: u32, size: u32, r: u32) -> mat4x4f {
+fn load_block_${n}(t: u32, first: u32, size: u32, r: u32, r_end: u32) -> mat4x4f {
 //#if n == 0
   let base = args.a_base;
   let stride = args.a_stride;
@@ -103,10 +94,10 @@ fn load_block_${n}(t: u32, first: u32, size: u32, r: u32) -> mat4x4f {
   let row = first + 4u * (t / (DEPTH / 4u));
   let rows = size;
   let column = r + 4u * (t % (DEPTH / 4u));
-  let columns = args.R;
+  let columns = r_end;
 //#else
   let row = r + 4u * (t / TILE_QUADS);
-  let rows = args.R;
+  let rows = r_end;
   let column = first + 4u * (t % TILE_QUADS);
   let columns = size;
 //#endif
@@ -134,41 +125,6 @@ fn store_block_${n}(t: u32, block: mat4x4f) {
 }
 //#endfor
 
-//#if LAST
-//#if ROW_SUMS
-fn store_row_sum(at: u32, x: f32) {
-  let bits = narrow(${DTYPE}u, bitcast<u32>(x));
-//#if DTYPE == F32
-  row_sums[at] = bits;
-//#else
-  let width = 32u / elements_per_word(${DTYPE}u);
-  let shift = at * width % 32u;
-  atomicAnd(&row_sums[at * width / 32u], ~(((1u << width) - 1u) << shift));
-  atomicOr(&row_sums[at * width / 32u], bits << shift);
-//#endif
-}
-//#endif
-
-// Four results from `at` on, of which the first `there` exist.
-fn store(at: u32, there: u32, x: vec4f) {
-//#if C_QUADS
-  c[at / 4u] = pack_${DTYPE}(bitcast<vec4u>(x));
-//#else
-  for (var n = 0u; n < there; n++) {
-    let bits = narrow(${DTYPE}u, bitcast<u32>(x[n]));
-//#if DTYPE == F32
-    c[at + n] = bits;
-//#else
-    let width = 32u / elements_per_word(${DTYPE}u);
-    let shift = (at + n) * width % 32u;
-    atomicAnd(&c[(at + n) * width / 32u], ~(((1u << width) - 1u) << shift));
-    atomicOr(&c[(at + n) * width / 32u], bits << shift);
-//#endif
-  }
-//#endif
-}
-//#endif
-
 @compute @workgroup_size(256)
 fn main(
   @builtin(workgroup_id) id: vec3u,
@@ -179,8 +135,11 @@ fn main(
   if (group >= args.launch.end) {
     return;
   }
-  let i_first = group / args.j_tiles * TILE;
+  let i_first = group % args.tiles / args.j_tiles * TILE;
   let j_first = group % args.j_tiles * TILE;
+  let slot = group / args.tiles;
+  let r_begin = slot * args.r_step;
+  let r_end = min(r_begin + args.r_step, args.R);
   let thread_i = thread / 16u;
   let thread_j = thread % 16u;
 
@@ -199,11 +158,11 @@ fn main(
 
   var block: mat4x4f;
   if (thread < LOADS) {
-    block = load_block_0(thread, i_first, args.I, 0u);
+    block = load_block_0(thread, i_first, args.I, r_begin, r_end);
   } else if (thread < 2u * LOADS) {
-    block = load_block_1(thread - LOADS, j_first, args.J, 0u);
+    block = load_block_1(thread - LOADS, j_first, args.J, r_begin, r_end);
   }
-  for (var r = 0u; r < args.R; r += DEPTH) {
+  for (var r = r_begin; r < r_end; r += DEPTH) {
     // load: what was read during the last step goes to workgroup memory, the next is read meanwhile.
     if (thread < LOADS) {
       store_block_0(thread, block);
@@ -212,9 +171,9 @@ fn main(
     }
     workgroupBarrier();
     if (thread < LOADS) {
-      block = load_block_0(thread, i_first, args.I, r + DEPTH);
+      block = load_block_0(thread, i_first, args.I, r + DEPTH, r_end);
     } else if (thread < 2u * LOADS) {
-      block = load_block_1(thread - LOADS, j_first, args.J, r + DEPTH);
+      block = load_block_1(thread - LOADS, j_first, args.J, r + DEPTH, r_end);
     }
 
     // accumulate
@@ -242,12 +201,7 @@ fn main(
   let j_${s} = j_first + ${64 * s}u + 4u * thread_j;
   let there_${s} = select(0u, min(args.J - j_${s}, 4u), j_${s} < args.J);
 //#if BIAS
-  var bias_${s} = vec4f(0.0);
-  for (var n = 0u; n < there_${s}; n++) {
-    let at = args.vector_base + j_${s} + n;
-    let per_word = elements_per_word(${DTYPE}u);
-    bias_${s}[n] = bitcast<f32>(widen(${DTYPE}u, bias[at / per_word], at % per_word));
-  }
+  let bias_${s} = bias_quad(j_${s}, there_${s});
 //#endif
 //#endfor
 //#for p in BLOCKS
@@ -263,14 +217,14 @@ fn main(
 //#endif
 //#if !FIRST
         for (var n = 0u; n < there_${s}; n++) {
-          x[n] += sums[i * args.J + j_${s} + n];
+          x[n] += sums[slot * args.slot_sums + i * args.J + j_${s} + n];
         }
 //#endif
 //#if LAST
         store(args.c_base + i * args.c_stride + j_${s}, there_${s}, x);
 //#else
         for (var n = 0u; n < there_${s}; n++) {
-          sums[i * args.J + j_${s} + n] = x[n];
+          sums[slot * args.slot_sums + i * args.J + j_${s} + n] = x[n];
         }
 //#endif
       }
@@ -279,12 +233,12 @@ fn main(
       if (j_first == 0u && thread_j == 0u) {
         var x = row_sum_${p}[${m}];
 //#if !FIRST
-        x += sums[args.I * args.J + i];
+        x += sums[slot * args.slot_sums + args.I * args.J + i];
 //#endif
 //#if LAST
         store_row_sum(args.vector_base + i, x);
 //#else
-        sums[args.I * args.J + i] = x;
+        sums[slot * args.slot_sums + args.I * args.J + i] = x;
 //#endif
       }
 //#endif

@@ -6,6 +6,7 @@
 
 struct BackwardArgs {
   launch: Launch,
+  score: Score,
   // The piece of the problem: its batches and key heads. Terms of rows are those of the piece.
   batch_first: u32,
   batches: u32,
@@ -42,7 +43,6 @@ struct BackwardArgs {
   dbias_h: u32,
   dbias_i: u32,
   dbias_j: u32,
-  score: Score,
 }
 
 // The terms of a row are lse and delta, finite, and flags.
