@@ -11,7 +11,7 @@ export interface GpuTable {
 /** What the numbers of the tables mean. */
 export const GPU_NOTE: string =
   "TFLOP/s of visible pairs, and in brackets how many times faster than onnxruntime; median of turns taken in one run, each entry " +
-  "verified against float64 on sampled rows first";
+  "verified against float64 on sampled rows first; errors are root mean squares, of the error over the result";
 
 /** "62.9 TFLOP/s float32 multiply-add, 640 TFLOP/s subgroup matrices, copying 2755 GB/s" */
 export function gpuRoofs({ roof, gpu }: Pick<ContestFile, "roof" | "gpu">): string {
@@ -31,7 +31,8 @@ export function gpuTables(file: ContestFile): GpuTable[] {
   const whole = played.filter(({ id, Sq, Skv }) => Sq === Skv && !isRamped(id));
   const groups = Map.groupBy(whole, ({ dtype, H, D }) => `${dtype}, H ${H}, D ${D}`);
   const speeds = [...groups].map(([heading, group]) => speedTable(heading, group, names));
-  return [...speeds, rampedTable(played), decodeTable(file, played, names)].filter(({ rows }) => rows.length > 0);
+  const tables = [...speeds, rampedTable(played), decodeTable(file, played, names), errorTable(played, names)];
+  return tables.filter(({ rows }) => rows.length > 0);
 }
 
 const isRamped = (id: string): boolean => id.endsWith("/ramped");
@@ -87,6 +88,22 @@ function decodeTable({ gpu }: ContestFile, played: readonly Entry[], names: Read
     head: ["", "on the device", "GB/s of keys and values", "of copying"],
     rows,
   };
+}
+
+/** What ran, and how far from the truth its worst case was; without ramped keys. */
+function errorTable(played: readonly Entry[], names: ReadonlyMap<string, string>): GpuTable {
+  const plain = played.filter(isMeasured).filter(({ id }) => !isRamped(id));
+  const rows = [...Map.groupBy(plain, ({ contestant }) => contestant)].map(([contestant, entries]) => {
+    const kernels = [...new Set(entries.map(({ kernel = "-" }) => kernel))].join(", ");
+    const worst = (dtype: Entry["dtype"]): string => {
+      const errors = entries
+        .filter((entry) => entry.dtype === dtype)
+        .map((entry) => entry.verification.meanSquareError);
+      return errors.length === 0 ? "-" : Math.sqrt(Math.max(...errors)).toExponential(1);
+    };
+    return [names.get(contestant)!, kernels, worst("float16"), worst("float32")];
+  });
+  return { heading: "largest error", head: ["", "kernels", "float16", "float32"], rows };
 }
 
 function errorCell(entry: Entry | undefined): string {

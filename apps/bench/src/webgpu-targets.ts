@@ -68,7 +68,7 @@ export class WebgpuProgramme {
 
   /** @param peer whether it takes part */
   matches(peer: boolean): Match[] {
-    const { large, small } = this.#scale;
+    const { large } = this.#scale;
     const peers = peer ? [GPU_PEER] : [];
     const of = (item: AttentionCase, ...contestants: readonly string[]): Match =>
       matchOf(
@@ -88,9 +88,12 @@ export class WebgpuProgramme {
     return [
       ...this.#cases("float16", large).map((item) => of(item, matrix, float16Scores, subgroups)),
       ...ramped,
-      ...this.#cases("float32", large).map((item) => of(item, subgroups, portable)),
-      ...this.#cases("float16", small).map((item) => of(item, matrix, subgroups)),
-      ...this.#cases("float32", small).map((item) => of(item, subgroups, portable)),
+      ...this.#cases("float32", large).map((item, n): Match => ({
+        ...of(item, subgroups, portable),
+        gauges: n === 0 ? ["fma"] : [],
+      })),
+      ...this.#small("float16").map((item) => of(item, matrix, subgroups)),
+      ...this.#small("float32").map((item) => of(item, subgroups, portable)),
       { ...of(this.decode, matrix, subgroups), gauges: ["copy"] },
     ];
   }
@@ -126,6 +129,13 @@ export class WebgpuProgramme {
     return dims.flatMap((D) =>
       sizes.flatMap((S) => kinds.map((causal) => this.#case({ dtype, S, D, causal, timed: this.#timed(S) }))),
     );
+  }
+
+  /** Causal with the first head dim alone: there are enough of them. */
+  #small(dtype: Half): AttentionCase[] {
+    const { small, dims } = this.#scale;
+    const causal = this.#cases(dtype, small, [true], dims.slice(0, 1));
+    return [...this.#cases(dtype, small, [false]), ...causal];
   }
 
   /** Short calls are compared as parts of a network: recorded with others, as the peer's chain of nodes is. */
@@ -176,7 +186,7 @@ export class WebgpuProgramme {
       unit: "times",
       how: PEER,
       readings: byTitle(
-        this.#cases(dtype, [...small, ...large]),
+        [...this.#small(dtype), ...this.#cases(dtype, large)],
         (found, item) => found.ms(GPU_PEER, item) / found.ms(contestant, item),
       ),
     });

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { naiveAttention } from "@fa/core/reference";
-import type { AttentionCase } from "../src/cases.ts";
+import { attentionCase, type AttentionCase } from "../src/cases.ts";
 import { exitCodeOf } from "../src/compare.node.ts";
 import { contest, ContestantError, WARM_MS, type Contestant, type MatchResult } from "../src/contest.ts";
 import type { Arena } from "../src/field.node.ts";
@@ -105,6 +105,29 @@ describe("a match", () => {
     expect(entries[0]).not.toHaveProperty("timing");
     expect(log).not.toContain("sample bad/1");
     expect(log).toContain("sample good/1");
+  });
+
+  test("a library that accumulates in float16 may err more in float16 if that is said, and then it stands in the result", async () => {
+    const half = attentionCase({ group: "contest", name: "h", title: "h", q: [1, 2, 16, 64], dtype: "float16" });
+    const spoil = (out: Float64Array) => (out[7] += 0.02);
+    const outcomeOf = async (item: AttentionCase, mayErr?: number) => {
+      const one = { ...made("half/1", [], { spoil }), mayErr };
+      const match = matchOf([{ contestant: "half/1", item }]);
+      const contestants = new Map([["half/1", one]]);
+      const settings = {
+        contestants,
+        gauge: async () => 64,
+        rounds: 1,
+        entryMs: 1,
+        signal: new AbortController().signal,
+      };
+      for await (const { entries } of contest([match], settings)) return entries[0];
+      throw new Error("nothing was played");
+    };
+    expect(await outcomeOf(half)).toMatchObject({ outcome: "wrong" });
+    const against = "float64 reference, all rows, 1000 times the tolerance";
+    expect(await outcomeOf(half, 1000)).toMatchObject({ outcome: "measured", verification: { ok: true, against } });
+    expect(await outcomeOf(small, 1000)).toMatchObject({ outcome: "wrong" });
   });
 
   test("a contestant that gives too little is wrong, not timed", async () => {

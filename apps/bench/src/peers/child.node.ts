@@ -2,7 +2,7 @@
 import type { AttentionCase } from "../cases.ts";
 import type { FirstCall, GaugeName, Pace } from "../contest.ts";
 import type { GpuFacts } from "../results.ts";
-import { forwardAnswer, numbersOf, type ForwardAnswer } from "../truth.ts";
+import { forwardAnswer, numbersOf, type CaseNumbers, type ForwardAnswer } from "../truth.ts";
 import { gauge } from "./gauge.node.ts";
 import type { Played, Player, PlayerSpec } from "./player.ts";
 
@@ -45,7 +45,7 @@ async function answer(question: Question): Promise<unknown> {
       return player.what;
     case "place": {
       const handle = placed.size;
-      const played = await player!.place(question.argument, numbersOf(question.argument));
+      const played = await player!.place(question.argument, lastNumbersOf(question.argument));
       placed.set(handle, played);
       return { handle, chained: played.chains !== undefined };
     }
@@ -85,6 +85,16 @@ async function answer(question: Question): Promise<unknown> {
     case "gpu":
       return (await import("./gpu-gauge.node.ts")).gpuFacts(question.argument.software);
   }
+}
+
+let last: { readonly key: string; readonly numbers: CaseNumbers } | undefined;
+
+/** Cases that follow each other often differ in nothing but the options. */
+function lastNumbersOf(item: AttentionCase): CaseNumbers {
+  const { inputs, problem, ramped, options } = item;
+  const key = JSON.stringify([inputs, problem.op, ramped, options.bias, options.alibiSlopes]);
+  if (last?.key !== key) last = { key, numbers: numbersOf(item) };
+  return last.numbers;
 }
 
 /** "not installed" where the library itself is missing, or what it said. */

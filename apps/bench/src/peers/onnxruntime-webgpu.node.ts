@@ -18,9 +18,9 @@ type Ort = Pick<typeof import("onnxruntime-web"), "InferenceSession" | "Tensor" 
 type Feeds = Readonly<Record<string, InstanceType<Ort["Tensor"]>>>;
 
 /** A chain this much longer than one call is timed. */
-const CHAIN_MS = 80;
+const CHAIN_MS = 40;
 /** To find out how long a call takes. */
-const PROBE_CHAIN = 9;
+const PROBE_CHAIN = 5;
 const LONGEST_CHAIN = 257;
 const WARM_MS = 150;
 

@@ -42,9 +42,9 @@ async function openFa({ tier = "subgroups", float16Scores, software = false }: P
 export async function openOursWebgpu(spec: PlayerSpec): Promise<Player> {
   const { fa, device } = await openFa(spec);
   const { tier = "subgroups", float16Scores = false } = spec;
-  const configured = tier === "matrix" ? `, Dawn with ${MATRIX_FLAGS.join(" ")}` : "";
+  const scores = float16Scores ? "scores in float16, " : "";
   return {
-    what: `${fa.backend.device}, tier ${tier}${float16Scores ? ", float16 scores" : ""}${configured}`,
+    what: `${scores}${tier === "matrix" ? `Dawn with ${MATRIX_FLAGS.join(" ")}` : "Dawn without flags"}`,
     place: (item, data) => place({ fa, device }, item, data),
   };
 }

@@ -71,7 +71,7 @@ export class Remote {
 }
 
 /** A library in a process of its own, started when it is first needed and again after a failure. */
-export function remoteContestant(id: string, name: string, spec: PlayerSpec): Contestant {
+export function remoteContestant(id: string, name: string, spec: PlayerSpec, mayErr?: number): Contestant {
   let remote: Remote | undefined;
   const open = async (): Promise<string> => {
     remote = new Remote();
@@ -85,6 +85,7 @@ export function remoteContestant(id: string, name: string, spec: PlayerSpec): Co
     id,
     name,
     threads: spec.threads,
+    mayErr,
     open,
     async place(item: AttentionCase): Promise<Placed> {
       if (!remote) await open();
