@@ -16,7 +16,7 @@ interface Gauged {
 let opened: Promise<Gauged> | undefined;
 
 async function open(software: boolean): Promise<Gauged> {
-  const adapter = await openAdapter(software ? SOFTWARE_FLAGS : MATRIX_FLAGS, software);
+  const adapter = await openAdapter([...MATRIX_FLAGS, ...(software ? SOFTWARE_FLAGS : [])], software);
   const device = await adapter.requestDevice(deviceDescriptor(adapter, "matrix"));
   const fa = await createAttention({ backends: [webgpu({ device, tier: "portable", software })] });
   return { adapter, device, fa, software };

@@ -28,7 +28,7 @@ interface Opened {
 
 /** Of this process; a test of the call's cost may come without a player. */
 async function openFa({ tier = "subgroups", float16Scores, software = false }: PlayerSpec): Promise<Opened> {
-  const flags = software ? SOFTWARE_FLAGS : tier === "matrix" ? MATRIX_FLAGS : [];
+  const flags = [...(tier === "matrix" ? MATRIX_FLAGS : []), ...(software ? SOFTWARE_FLAGS : [])];
   const adapter = await openAdapter(flags, software);
   const device = await adapter.requestDevice(deviceDescriptor(adapter, tier));
   const fa = await createAttention({ backends: [webgpu({ device, tier, float16Scores, software })] });
