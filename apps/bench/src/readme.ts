@@ -5,8 +5,9 @@
  */
 import { existsSync, globSync, readFileSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
-import { FaError, reference, type BackendProvider } from "@fa/core";
+import { DTYPES, FaError, MAX_HEAD_DIM, reference, type BackendProvider } from "@fa/core";
 import { wasm } from "@fa/backend-wasm";
+import { KERNELS } from "@fa/backend-webgpu";
 import { cells, COLUMNS, headingOf } from "./columns.ts";
 import {
   comparisonRows,
@@ -19,8 +20,23 @@ import { GPU_NOTE, gpuName, gpuRoofs, gpuTables } from "./gpu-comparison.ts";
 import { isMeasured, parseResults, type ContestFile, type ResultsFile, type RunFile } from "./results.ts";
 import { supportTable, type Planned, type SupportTable } from "./support.ts";
 
-/** Columns of the support table. Add a back end's provider here when it lands. */
-const PROVIDERS: readonly BackendProvider[] = [wasm(), reference()];
+/** WebGPU with nothing but its default limits, which every device has. */
+const webgpuEverywhere: Planned = {
+  name: "webgpu",
+  capabilities: {
+    dtypes: DTYPES,
+    maxHeadDim: MAX_HEAD_DIM,
+    sharedBytes: 16 * 1024,
+    maxBufferBytes: 256 * 2 ** 20,
+    features: [],
+  },
+  kernels: KERNELS,
+};
+
+/** Columns of the support table. Add a back end here when it lands. */
+async function supported(): Promise<Planned[]> {
+  return [webgpuEverywhere, await planned(wasm()), await planned(reference())];
+}
 
 const ROOT = join(import.meta.dirname, "../../..");
 const RESULTS = "apps/bench/results";
@@ -169,8 +185,7 @@ async function partsOf(root: string): Promise<Parts> {
       }),
   );
   const charts = new Set([...files.keys()].filter((name) => existsSync(join(root, RESULTS, `${name}.svg`))));
-  const backends = await Promise.all(PROVIDERS.map(planned));
-  return { numbers: numbersPart(files, charts), support: supportPart(supportTable(backends)) };
+  return { numbers: numbersPart(files, charts), support: supportPart(supportTable(await supported())) };
 }
 
 /** @returns the exit code */

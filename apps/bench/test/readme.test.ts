@@ -50,7 +50,7 @@ describe("the command", () => {
     expect(readme()).toMatch(/\nbetween\n[^]*\nthe end\n$/);
     expect(readme()).not.toContain("old numbers");
     expect(readme()).toContain("**a machine**, back end wasm (a device)");
-    expect(readme()).toMatch(/\| `dropout` \| yes \| yes \|/);
+    expect(readme()).toMatch(/\| `dropout` \| yes \| yes \| yes \|/);
     expect(await main(["--check"], root)).toBe(0);
 
     writeFileSync(join(root, "README.md"), readme().replace("| `dropout` | yes", "| `dropout` | no"));
