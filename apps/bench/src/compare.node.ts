@@ -74,6 +74,10 @@ export async function compare(
     if (file.entries.length > 0) terminal.print(`\n${table(file, style)}`);
     if (targets.length > 0) terminal.print(`\n${targetsTable(targets, style)}`);
     return { file, exitCode: exitCodeOf(file, options.strict) };
+  } catch (error) {
+    // Whoever was asked when everybody was closed fails for that.
+    signal.throwIfAborted();
+    throw error;
   } finally {
     signal.removeEventListener("abort", stop);
     await closeAll(arena, contestants);

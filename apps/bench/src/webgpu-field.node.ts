@@ -1,4 +1,5 @@
 /** The WebGPU back end beside onnxruntime on the same GPU. */
+import { FaError } from "@fa/core";
 import type { AttentionCase } from "./cases.ts";
 import { ContestantError, type GaugeName } from "./contest.ts";
 import type { Arena, Field, GpuArena } from "./field.node.ts";
@@ -22,7 +23,14 @@ export function webgpuField({ quick, peers }: Options): Field {
     // A GPU that idled is several times slower; entries have warmed it before, each for itself.
     pace: quick ? { rounds: 2, entryMs: 500, warmMs: 0 } : { rounds: 5, entryMs: 1000, warmMs: 500 },
     async prepare({ gpu }, terminal) {
-      facts = await gpu!.facts();
+      facts = await gpu!.facts().catch((error: unknown) => {
+        if (!(error instanceof ContestantError)) throw error;
+        const fix = quick ? "Run it where there is one." : "With --quick a software adapter will do.";
+        throw new FaError(
+          "FA_UNAVAILABLE",
+          `--targets webgpu: there must be a GPU; got none: ${error.message}. ${fix}`,
+        );
+      });
       terminal.print(`${facts.adapter}, driver ${facts.driver}, ${facts.webgpu}\n`);
       return { truth: await gpu!.truths(matches.flatMap(({ entries }) => entries.map(({ item }) => item))) };
     },
@@ -51,8 +59,11 @@ export function webgpuField({ quick, peers }: Options): Field {
 
 const ROOF_SAMPLES = 3;
 
-/** It accumulates in float16: at S 8192 it errs 9 times as much as ours may. Its error is shown. */
-const PEER_MAY_ERR = 16;
+/**
+ * Of those who keep scores in float16, or sums, as onnxruntime does: at S 8192 it errs 9 times as much as others may.
+ * Their errors are shown.
+ */
+const HALVES_MAY_ERR = 16;
 
 function openArena(software: boolean): Arena {
   const ours = { library: "ours-webgpu", threads: 1, software } as const;
@@ -72,10 +83,15 @@ function openArena(software: boolean): Arena {
   return {
     contestants: [
       remoteContestant(GPU_OURS.matrix, "tier matrix", { ...ours, tier: "matrix" }),
-      remoteContestant(GPU_OURS.float16Scores, "float16 scores", { ...ours, tier: "matrix", float16Scores: true }),
+      remoteContestant(
+        GPU_OURS.float16Scores,
+        "float16 scores",
+        { ...ours, tier: "matrix", float16Scores: true },
+        HALVES_MAY_ERR,
+      ),
       remoteContestant(GPU_OURS.subgroups, "tier subgroups", { ...ours, tier: "subgroups" }),
       remoteContestant(GPU_OURS.portable, "tier portable", { ...ours, tier: "portable" }),
-      remoteContestant(GPU_PEER, "onnxruntime", { library: "onnxruntime-node", threads: 1 }, PEER_MAY_ERR),
+      remoteContestant(GPU_PEER, "onnxruntime", { library: "onnxruntime-node", threads: 1 }, HALVES_MAY_ERR),
     ],
     gauge: (name, item) => remote.ask("gauge", { name, item }),
     startUp: () => Promise.reject(new Error("no target is about it")),

@@ -7,6 +7,8 @@ import { afterAll, describe, expect, test } from "vitest";
 import { decode, encode } from "@fa/core";
 import { naiveAttention } from "@fa/core/reference";
 import { attentionCase } from "../src/cases.ts";
+import { ContestantError } from "../src/contest.ts";
+import type { Arena, GpuArena } from "../src/field.node.ts";
 import { gpuTables } from "../src/gpu-comparison.ts";
 import { main } from "../src/main.node.ts";
 import { bytesOf, generate, toElevenBits } from "../src/numbers.ts";
@@ -202,6 +204,34 @@ test("--quick --targets wasm is refused before any work", async () => {
   const terminal = recorder();
   expect(await main(["--targets", "wasm", "--quick"], { terminal })).toBe(1);
   expect(terminal.complaints.join("\n")).toMatch(/--quick has no --targets wasm/);
+});
+
+describe("before the first match", () => {
+  const arena = (facts: GpuArena["facts"]): Arena => ({
+    contestants: [],
+    gauge: async () => 1,
+    startUp: async () => 1,
+    close: async () => {},
+    gpu: { facts, callCost: async () => [1], truths: () => Promise.reject(new Error("must not be asked")) },
+  });
+  const none = () => Promise.reject(new ContestantError("no adapter"));
+
+  test("without a GPU: one line and exit code 1", async () => {
+    const terminal = recorder();
+    expect(await main(["--targets", "webgpu"], { terminal, openArena: () => arena(none) })).toBe(1);
+    const line = /^fa-bench: --targets webgpu: there must be a GPU; got none: no adapter\. With --quick a software/;
+    expect(terminal.complaints.join("\n")).toMatch(line);
+  });
+
+  test("stopped: the exit code of the signal", async () => {
+    const stop = new AbortController();
+    const facts = () => {
+      stop.abort(130);
+      return none();
+    };
+    const surroundings = { terminal: recorder(), openArena: () => arena(facts), signal: stop.signal };
+    expect(await main(["--targets", "webgpu", "--quick"], surroundings)).toBe(130);
+  });
 });
 
 const { FA_VULKAN_ICD: driver } = process.env;
