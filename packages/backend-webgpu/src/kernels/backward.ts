@@ -112,7 +112,7 @@ class PieceOfBackward {
     const rows = this.#batches * this.#heads * this.#group * Sq;
     return {
       shader: "backward-delta.wgsl",
-      params: { ...this.#params({ MASK: mask.length > 0 }) },
+      params: this.#without({ MASK: mask.length > 0, Y_QUADS: Dv % 4 === 0 }),
       uniforms: this.#uniforms(),
       buffers: ["out", "dout", "lse", "workspace", ...mask].map((name) => this.#window(name)),
       workgroups: Math.ceil(rows / 16),
@@ -122,12 +122,13 @@ class PieceOfBackward {
 
   #sinks(): Pass {
     const { B, Sq } = this.#problem;
+    const { SINKS_DTYPE, SINKS_PER_WORD } = scoreParams(this.#problem) as Record<string, number>;
     const { batch } = this.#piece;
     const isLast = batch.to === B;
     const heads = this.#heads * this.#group;
     return {
       shader: "backward-sinks.wgsl",
-      params: { ...this.#params({ MASK: false }), FIRST: batch.from === 0, LAST: isLast },
+      params: this.#without({ SINKS_DTYPE, SINKS_PER_WORD, FIRST: batch.from === 0, LAST: isLast }),
       uniforms: this.#uniforms(),
       buffers: ["sinks", "workspace", ...(isLast ? ["dsinks"] : [])].map((name) => this.#window(name)),
       workgroups: heads,
@@ -137,7 +138,7 @@ class PieceOfBackward {
 
   /** @param share its arithmetic, in that of a forward pass */
   #tiles(names: readonly string[], outputs: ShaderParams, share: number): Pass {
-    const { program, B, H, Sq, Skv } = this.#problem;
+    const { program, dtype, resultDType, B, H, Sq, Skv, D, Dv } = this.#problem;
     const heads = this.#heads * this.#group;
     const [qTiles, kvTiles] = [Math.ceil(Sq / this.#tile.q), Math.ceil(Skv / this.#tile.kv)];
     let workgroups = this.#batches * (outputs["OWN_KEYS"] ? this.#heads * kvTiles : heads * qTiles);
@@ -149,8 +150,20 @@ class PieceOfBackward {
     const ALIBI = step(program, "alibi") !== undefined;
     return {
       shader: "backward.wgsl",
-      // Slopes are read from the workspace, as where there are sinks too.
-      params: { ...this.#params(scoreParams(this.#problem)), SINKS: ALIBI, ...outputs },
+      params: {
+        ...scoreParams(this.#problem),
+        // Slopes are read from the workspace, as where there are sinks too. Bands are but numbers here.
+        SINKS: ALIBI,
+        SINKS_DTYPE: 0,
+        SINKS_PER_WORD: 1,
+        BAND: false,
+        DTYPE: dtypeCode(dtype),
+        RESULT: dtypeCode(resultDType),
+        X_QUADS: D % 4 === 0,
+        Y_QUADS: Dv % 4 === 0,
+        ...unrolled(this.#problem),
+        ...outputs,
+      },
       uniforms: this.#uniforms(),
       buffers: names.map((name) => this.#window(name)),
       workgroups,
@@ -158,22 +171,11 @@ class PieceOfBackward {
     };
   }
 
-  /** What shaders are compiled for; of the score's steps only those given. */
-  #params(steps: ShaderParams): ShaderParams {
-    const { dtype, resultDType, D, Dv, program } = this.#problem;
+  /** Params of a shader that applies no step of the score, but those given. */
+  #without(steps: ShaderParams): ShaderParams {
+    const { resultDType, program } = this.#problem;
     const none = scoreParams({ ...this.#problem, program: program.filter(({ kind }) => kind === "scale") });
-    const { SINKS_DTYPE, SINKS_PER_WORD } = scoreParams(this.#problem) as Record<string, number>;
-    return {
-      ...none,
-      SINKS_DTYPE,
-      SINKS_PER_WORD,
-      ...steps,
-      DTYPE: dtypeCode(dtype),
-      RESULT: dtypeCode(resultDType),
-      X_QUADS: D % 4 === 0,
-      Y_QUADS: Dv % 4 === 0,
-      ...unrolled(this.#problem),
-    };
+    return { ...none, ...steps, RESULT: dtypeCode(resultDType) };
   }
 
   #window(name: string): BufferWindow {
