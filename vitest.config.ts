@@ -12,6 +12,8 @@ const BROWSER_TESTS = "packages/*/test/**/*.browser.test.ts";
 const CHROMIUM_ARGS = [
   "--no-sandbox",
   "--enable-unsafe-webgpu",
+  // Shaders compile 20 times faster without it.
+  "--disable-dawn-features=use_vulkan_zero_initialize_workgroup_memory_extension",
   "--disable-quic",
   "--no-first-run",
   "--disable-background-networking",

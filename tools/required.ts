@@ -9,7 +9,9 @@ export interface Ran {
 const REQUIRED = [
   { name: "reference in Node", project: "node", file: "conformance.reference.test.ts" },
   { name: "wasm in Node", project: "node", file: "conformance.wasm.test.ts" },
+  { name: "webgpu in Node", project: "node", file: "conformance.webgpu.test.ts" },
   { name: "wasm in Chromium", project: "browser", file: "conformance.wasm.browser.test.ts" },
+  { name: "webgpu in Chromium", project: "browser", file: "conformance.webgpu.browser.test.ts" },
 ] as const;
 
 /** Names of the required back ends that did not run. */

@@ -31,7 +31,7 @@ export const FULL_SCALE: Scale = {
   heads: 16,
   dims: [64, 128],
   large: [4096, 8192],
-  small: [128, 256, 512, 1024],
+  small: [128, 512],
   decode: { H: 32, Hkv: 8, Skv: 8192, D: 128 },
 };
 
@@ -268,7 +268,7 @@ const CAUSAL = 0.8;
 const RATE =
   "operations of visible pairs over the time of a call: how the time of a chain of calls, enqueued one by one and then waited for, grows with its length; median";
 const PEER =
-  "its time over ours, taking turns: how the time of a chain of its nodes in one graph grows with its length, beside a chain of our calls, up to S 1024 recorded 16 a submission";
+  "its time over ours, taking turns: how the time of a chain of its nodes in one graph grows with its length, beside a chain of our calls, up to S 512 recorded 16 a submission";
 
 /** Bytes of keys and values over the time of a call, a second. */
 export function readRate(found: Findings, contestant: string, item: AttentionCase): number {

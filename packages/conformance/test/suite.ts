@@ -7,10 +7,10 @@ import { Subject } from "../src/subject.ts";
 export async function describeConformance(
   title: string,
   provider: BackendProvider,
-  options: ConformanceOptions = {},
+  options: ConformanceOptions & { readonly timeoutMs?: number } = {},
 ): Promise<void> {
   const checks = await conformanceChecks(options);
-  describe(title, () => {
+  describe(title, { timeout: options.timeoutMs }, () => {
     let fa: Attention;
     beforeAll(async () => {
       fa = await createAttention({ backends: [provider] });
