@@ -7,13 +7,15 @@ import { measure, measuredProblem, reference, type Backend, type KernelRow } fro
 export async function distrust(backend: Backend, row: KernelRow): Promise<string | undefined> {
   const truth = await reference().open();
   const { min, max } = row.headDim ?? { min: 1, max: Infinity };
-  for (const D of [64, 128].filter((dim) => min <= dim && dim <= max)) {
-    // Tails on both sides, tiles that are full, partial and empty, and heads that share keys.
+  // The largest head dim of the usual ones: to compile a kernel takes seconds.
+  for (const D of [64, 128].filter((dim) => min <= dim && dim <= max).slice(-1)) {
+    // Tails on both sides, tiles that are full (enough of them for loops that take several at once), partial and empty, and
+    // heads that share keys.
     const problem = measuredProblem({
       H: 2,
       Hkv: 1,
       Sq: 75,
-      Skv: 139,
+      Skv: 267,
       D,
       dtype: row.dtypes[0] as "float16",
       options: { causal: true },

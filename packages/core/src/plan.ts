@@ -2,7 +2,7 @@ import type { Capabilities } from "./backend.ts";
 import type { DType } from "./dtype.ts";
 import { FaError } from "./errors.ts";
 import type { AttentionProblem, BlockSize, Op, Problem } from "./problem.ts";
-import { describeProgram, type ScoreStepKind } from "./score-program.ts";
+import { describeProgram, step, type ScoreStepKind } from "./score-program.ts";
 
 /** Rows Br and columns Bc of a tile. For linear, rows and columns of y; for cast, elements along kv. */
 export interface Tile {
@@ -19,12 +19,14 @@ export interface KernelRow {
   readonly id: string;
   readonly op: Op;
   readonly dtypes: readonly DType[];
-  /** D and Dv that it takes, for attention. */
-  readonly headDim?: { readonly min: number; readonly max: number } | undefined;
+  /** D and Dv that it takes, for attention; multiples of 1 unless it says otherwise. */
+  readonly headDim?: { readonly min: number; readonly max: number; readonly multipleOf?: number } | undefined;
   /** Query rows that share a key head, Sq H / Hkv, that it takes at most, for attention; left out, any number. */
   readonly maxRows?: number | undefined;
   /** Steps of the score program that it applies, for attention. */
   readonly steps?: readonly ScoreStepKind[] | undefined;
+  /** Whether visibility may come with the user's mask; left out, it may. */
+  readonly takesMask?: boolean | undefined;
   /** Features of the device that it needs. */
   readonly needs: readonly string[];
   /** What it uses unless told otherwise. */
@@ -89,16 +91,18 @@ function whyNot(problem: Problem, caps: Capabilities, kernel: KernelRow, tile: T
     if (!caps.dtypes.includes(dtype)) return `the device does not take ${dtype}`;
   }
   if (isAttention(problem)) {
-    const { min, max: kernelMax } = kernel.headDim ?? { min: 1, max: Infinity };
+    const { min, max: kernelMax, multipleOf = 1 } = kernel.headDim ?? { min: 1, max: Infinity };
     const max = Math.min(kernelMax, caps.maxHeadDim);
     for (const dim of [problem.D, problem.Dv]) {
       if (dim < min || dim > max) return `takes head dims ${min} to ${max}, not ${dim}`;
+      if (dim % multipleOf !== 0) return `takes head dims that are multiples of ${multipleOf}, not ${dim}`;
     }
     const { Sq, H, Hkv } = problem;
     const { maxRows = Infinity } = kernel;
     if (Sq * H > maxRows * Hkv) return `takes at most ${maxRows} query rows a key head, not ${(Sq * H) / Hkv}`;
-    const unknown = problem.program.find((step) => !kernel.steps?.includes(step.kind));
+    const unknown = problem.program.find(({ kind }) => !kernel.steps?.includes(kind));
     if (unknown) return `does not apply ${unknown.kind}`;
+    if (kernel.takesMask === false && step(problem.program, "visibility")?.mask) return "does not apply a mask";
   }
   const shared = kernel.sharedBytes?.(problem, tile) ?? 0;
   if (shared > caps.sharedBytes)

@@ -67,6 +67,18 @@ describe("the planner takes the first row that takes the problem", () => {
     ]);
   });
 
+  test("a row may take head dims that are multiples of something, and no mask", () => {
+    const eights = { ...row, id: "eights", headDim: { min: 8, max: 128, multipleOf: 8 }, takesMask: false };
+    expect(plan(attention, device, [eights, row])).toMatchObject({ kernel: { id: "eights" } });
+    const [q60, kv60] = [spec([2, 4, 100, 60]), spec([2, 2, 70, 60])];
+    const odd = attentionProblem({ q: q60, k: kv60, v: kv60 }, {});
+    expect(plan(odd, device, [eights, row])).toMatchObject({ kernel: { id: "plain" } });
+    expect(reasonsOf(plan(odd, device, [eights]))).toEqual(["takes head dims that are multiples of 8, not 60"]);
+    const masked = attentionProblem({ q, k: kv, v: kv }, { causal: true, mask: spec([1, 1, 1, 70], "bool") });
+    expect(plan(masked, device, [eights, row])).toMatchObject({ kernel: { id: "plain" } });
+    expect(reasonsOf(plan(masked, device, [eights]))).toEqual(["does not apply a mask"]);
+  });
+
   test("is pure: the same arguments give the same plan, and none is changed", () => {
     const frozen = [Object.freeze({ ...row })];
     expect(plan(Object.freeze({ ...attention }), Object.freeze({ ...device }), Object.freeze(frozen))).toEqual(
