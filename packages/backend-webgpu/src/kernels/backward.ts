@@ -162,6 +162,9 @@ class PieceOfBackward {
         X_QUADS: D % 4 === 0,
         Y_QUADS: Dv % 4 === 0,
         ...unrolled(this.#problem),
+        ...(outputs["OWN_KEYS"]
+          ? { OWN: 1, OWN_STEP: 1, OTHER: 0, OTHER_STEP: 3 }
+          : { OWN: 0, OWN_STEP: 3, OTHER: 1, OTHER_STEP: 1 }),
         ...outputs,
       },
       uniforms: this.#uniforms(),

@@ -9,6 +9,9 @@
 // 4 (t / 16) + m by own ones 4 (t % 16) + n. Both products that make scores take 16 features at a time through workgroup memory,
 // both that make gradients take P or dS through it, DEPTH others at a time.
 //
+// Tensors are numbered 0 q, 1 k, 2 v, 3 dout. Product p of the scores is that of tensors OWN + p OWN_STEP and OTHER + p OTHER_STEP; gradient
+// a, of tensor OWN + a OWN_STEP, sums rows of tensor OTHER + a OTHER_STEP.
+//
 // NaN and Inf in q, k, v and dout are staged as 0; the terms of rows (backward-delta.wgsl) say which rows have seen them, and
 // whatever such a row adds to is NaN at the end.
 
@@ -226,7 +229,7 @@ fn main(
 //#for a in 2
 //#if a == 0 && DX || a == 1 && DY
 //#for n in 4
-//#for o in (a == 0) * OX + (a == 1) * OY
+//#for o in OX + a * (OY - OX)
   var acc_${a}_${n}_${o} = vec4f(0.0);
 //#endfor
 //#endfor
@@ -304,17 +307,17 @@ fn main(
     var product_${p}_${m} = vec4f(0.0);
 //#endfor
     {
-      let own_row = base_${(p == 0) * OWN_KEYS + (p == 1) * (3 - OWN_KEYS)} + (own + item) * args.row_${(p == 0) * OWN_KEYS + (p == 1) * (3 - OWN_KEYS)};
-      let other_row = base_${(p == 0) * (1 - OWN_KEYS) + (p == 1) * (2 + OWN_KEYS)} + (other + item) * args.row_${(p == 0) * (1 - OWN_KEYS) + (p == 1) * (2 + OWN_KEYS)};
+      let own_row = base_${OWN + p * OWN_STEP} + (own + item) * args.row_${OWN + p * OWN_STEP};
+      let other_row = base_${OTHER + p * OTHER_STEP} + (other + item) * args.row_${OTHER + p * OTHER_STEP};
       let own_there = own + item < own_stop;
       let other_there = other + item < other_stop;
       var own_next = vec4f(0.0);
       var other_next = vec4f(0.0);
       if (own_there) {
-        own_next = load_${(p == 0) * OWN_KEYS + (p == 1) * (3 - OWN_KEYS)}(own_row, quad);
+        own_next = load_${OWN + p * OWN_STEP}(own_row, quad);
       }
       if (other_there) {
-        other_next = load_${(p == 0) * (1 - OWN_KEYS) + (p == 1) * (2 + OWN_KEYS)}(other_row, quad);
+        other_next = load_${OTHER + p * OTHER_STEP}(other_row, quad);
       }
 //#if p == 0
       let features = args.D;
@@ -327,10 +330,10 @@ fn main(
         smem[(64u + item % 4u * 16u + item / 4u) * STAGED + quad] = own_next;
         workgroupBarrier();
         if (own_there) {
-          own_next = load_${(p == 0) * OWN_KEYS + (p == 1) * (3 - OWN_KEYS)}(own_row, f + 4u + quad);
+          own_next = load_${OWN + p * OWN_STEP}(own_row, f + 4u + quad);
         }
         if (other_there) {
-          other_next = load_${(p == 0) * (1 - OWN_KEYS) + (p == 1) * (2 + OWN_KEYS)}(other_row, f + 4u + quad);
+          other_next = load_${OTHER + p * OTHER_STEP}(other_row, f + 4u + quad);
         }
         for (var x = 0u; x < 4u; x++) {
 //#for m in 4
@@ -425,12 +428,12 @@ fn main(
       let weight_${m} = vec4f(dS_0[${m}], dS_1[${m}], dS_2[${m}], dS_3[${m}]);
 //#endif
 //#endfor
-//#for l in (DEPTH * ((a == 0) * OX + (a == 1) * OY) + 15) / 16
-      let item_${l} = (${256 * l}u + thread) / ${16 * ((a == 0) * OX + (a == 1) * OY)}u;
-      let quad_${l} = (${256 * l}u + thread) % ${16 * ((a == 0) * OX + (a == 1) * OY)}u;
+//#for l in (DEPTH * (OX + a * (OY - OX)) + 15) / 16
+      let item_${l} = (${256 * l}u + thread) / ${16 * (OX + a * (OY - OX))}u;
+      let quad_${l} = (${256 * l}u + thread) % ${16 * (OX + a * (OY - OX))}u;
       var next_${l} = vec4f(0.0);
       if (item_${l} < DEPTH && other + item_${l} < other_stop) {
-        next_${l} = load_${(a == 0) * (1 - OWN_KEYS) + (a == 1) * 3}(base_${(a == 0) * (1 - OWN_KEYS) + (a == 1) * 3} + (other + item_${l}) * args.row_${(a == 0) * (1 - OWN_KEYS) + (a == 1) * 3}, quad_${l});
+        next_${l} = load_${OTHER + a * OTHER_STEP}(base_${OTHER + a * OTHER_STEP} + (other + item_${l}) * args.row_${OTHER + a * OTHER_STEP}, quad_${l});
       }
 //#endfor
       for (var first = other; first < other_stop; first += DEPTH) {
@@ -439,24 +442,24 @@ fn main(
           smem[(4u * t_other + ${m}u) % DEPTH * 16u + t_own] = weight_${m};
 //#endfor
         }
-//#for l in (DEPTH * ((a == 0) * OX + (a == 1) * OY) + 15) / 16
+//#for l in (DEPTH * (OX + a * (OY - OX)) + 15) / 16
         if (item_${l} < DEPTH) {
           smem[DEPTH * 16u + ${256 * l}u + thread] = next_${l};
         }
 //#endfor
         workgroupBarrier();
-//#for l in (DEPTH * ((a == 0) * OX + (a == 1) * OY) + 15) / 16
+//#for l in (DEPTH * (OX + a * (OY - OX)) + 15) / 16
         if (item_${l} < DEPTH && first + DEPTH + item_${l} < other_stop) {
-          next_${l} = load_${(a == 0) * (1 - OWN_KEYS) + (a == 1) * 3}(base_${(a == 0) * (1 - OWN_KEYS) + (a == 1) * 3} + (first + DEPTH + item_${l}) * args.row_${(a == 0) * (1 - OWN_KEYS) + (a == 1) * 3}, quad_${l});
+          next_${l} = load_${OTHER + a * OTHER_STEP}(base_${OTHER + a * OTHER_STEP} + (first + DEPTH + item_${l}) * args.row_${OTHER + a * OTHER_STEP}, quad_${l});
         } else {
           next_${l} = vec4f(0.0);
         }
 //#endfor
         for (var x = 0u; x < DEPTH; x++) {
           let weight = smem[x * 16u + thread / 16u];
-//#for o in (a == 0) * OX + (a == 1) * OY
+//#for o in OX + a * (OY - OX)
           {
-            let row = smem[DEPTH * 16u + x * ${16 * ((a == 0) * OX + (a == 1) * OY)}u + ${16 * o}u + thread % 16u];
+            let row = smem[DEPTH * 16u + x * ${16 * (OX + a * (OY - OX))}u + ${16 * o}u + thread % 16u];
 //#for n in 4
             acc_${a}_${n}_${o} = fma(vec4f(weight[${n}]), row, acc_${a}_${n}_${o});
 //#endfor
@@ -561,7 +564,7 @@ fn main(
 //#else
       let features = args.Dv;
 //#endif
-//#for o in (a == 0) * OX + (a == 1) * OY
+//#for o in OX + a * (OY - OX)
       if (${64 * o}u + 4u * (thread % 16u) < features) {
 //#if a == 0 && !SOFTCAP
         let x = acc_${a}_${n}_${o} * args.score.scale;
@@ -574,7 +577,7 @@ fn main(
         let is_bad = (flags & (BAD_P | BAD_DOUT)) != 0u;
 //#endif
         let bits = vec4u(finite_or_nan(x.x), finite_or_nan(x.y), finite_or_nan(x.z), finite_or_nan(x.w));
-        let at = b_begin * args.batch_${(a == 0) * OWN_KEYS + (a == 1) * 2} + result_head * args.head_${(a == 0) * OWN_KEYS + (a == 1) * 2} + row * args.row_${(a == 0) * OWN_KEYS + (a == 1) * 2} - args.first_of_result_${(a == 0) * OWN_KEYS + (a == 1) * 2};
+        let at = b_begin * args.batch_${OWN + a * OWN_STEP} + result_head * args.head_${OWN + a * OWN_STEP} + row * args.row_${OWN + a * OWN_STEP} - args.first_of_result_${OWN + a * OWN_STEP};
         store_${a}(at, ${16 * o}u + thread % 16u, select(bits, NAN, is_bad));
       }
 //#endfor
