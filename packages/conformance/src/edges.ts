@@ -1,4 +1,4 @@
-import type { FaError, Tensor } from "@fa/core";
+import { roundTo, type FaError, type Tensor } from "@fa/core";
 import { naiveAttention } from "@fa/core/reference";
 import { agree, hold, same, type Check } from "./check.ts";
 import { Random } from "./random.ts";
@@ -272,6 +272,67 @@ export const EDGES: readonly Check[] = [
         } else {
           same(`row ${n}`, row(out, n, 8), row(expected.out, n, 8));
           hold(lse[n] === expected.lse[n], `lse of row ${n}`);
+        }
+      }
+    },
+  },
+  {
+    name: "float16, many tiles: NaN and Inf show in the elements of rows that see them, wherever the tile lies, and nowhere else",
+    capability: "nan",
+    async run(subject) {
+      const [H, Sq, Skv, D] = [1, 200, 420, 64];
+      const { q, k, v } = random("nan in many tiles", { H, Sq, Skv, D });
+      const poisonedBy = (
+        numbers: Numbers,
+        ...at: readonly (readonly [key: number, element: number, value: number])[]
+      ) => {
+        const values = Float64Array.from(numbers.values);
+        for (const [key, element, value] of at) values[key * D + element] = value;
+        return { ...numbers, values };
+      };
+      // One in the first tile of most kernels, some in the middle, one near the diagonal of the last rows.
+      const badV = poisonedBy(v, [3, 1, -Infinity], [200, 9, NaN], [300, 63, Infinity], [415, 0, NaN]);
+      const badK = poisonedBy(k, [250, 7, NaN], [410, 0, NaN]);
+      for (const inputs of [
+        { q, k, v: badV },
+        { q, k: badK, v },
+      ]) {
+        for (const options of [{}, { causal: true }, { window: [60, 10] }] as Options[]) {
+          const problem = problemOf(inputs, options, "float16");
+          const data = dataOf(inputs, options, "float16");
+          const truth = naiveAttention(problem, data);
+          const naive = naiveAttention(problem, data, (x) => roundTo("float16", x));
+          const { out, lse } = await subject.attention(inputs, options, "float16");
+          agree("out", out, truth.out, { dtype: "float16", naive: naive.out });
+          agree("lse", lse, truth.lse);
+        }
+      }
+    },
+  },
+  {
+    name: "float16, keys that grow along the sequence: the max of a row comes last, and accuracy does not suffer",
+    capability: "stability",
+    async run(subject) {
+      const [H, Sq, Skv, D] = [1, 150, 600, 64];
+      const { q, k, v } = random("ramped keys", { H, Sq, Skv, D });
+      for (const [first, last] of [
+        [1, 10],
+        [10, 1],
+        [1, 60],
+      ]) {
+        const values = Float64Array.from(
+          k.values,
+          (x, n) => x * (first + ((last - first) * (Math.floor(n / D) % Skv)) / Skv),
+        );
+        const inputs = { q, k: { ...k, values }, v };
+        for (const options of [{}, { causal: true }, { scale: 1 }] as Options[]) {
+          const problem = problemOf(inputs, options, "float16");
+          const data = dataOf(inputs, options, "float16");
+          const truth = naiveAttention(problem, data);
+          const naive = naiveAttention(problem, data, (x) => roundTo("float16", x));
+          const { out, lse } = await subject.attention(inputs, options, "float16");
+          agree("out", out, truth.out, { dtype: "float16", naive: naive.out });
+          agree("lse", lse, truth.lse);
         }
       }
     },
