@@ -17,7 +17,7 @@ struct CombineArgs {
   rows: u32,
   // Dv.
   columns: u32,
-  // Pieces that the keys were split into, at most SPLITS.
+  // Pieces that the keys were split into, at most THREADS.
   splits: u32,
   // As in forward.wgsl.
   to_exponent: f32,
@@ -47,9 +47,9 @@ struct CombineArgs {
 @group(0) @binding(${HEAD_BINDING}) var<storage, read> sinks: array<u32>;
 //#endif
 
-// Of each piece: m, then its weight; l.
-var<workgroup> m_smem: array<f32, ${SPLITS}>;
-var<workgroup> l_smem: array<f32, ${SPLITS}>;
+// Of each piece: its weight. And m, then l times the weight, on their way to the max and the sum of all.
+var<workgroup> weight_smem: array<f32, ${THREADS}>;
+var<workgroup> joined_smem: array<f32, ${THREADS}>;
 // acc of the pieces that a thread has summed, and which of its columns are NaN.
 var<workgroup> acc_smem: array<vec4f, ${THREADS}>;
 var<workgroup> bad_smem: array<u32, ${THREADS}>;
@@ -77,40 +77,53 @@ fn main(
   // In vectors: the row of piece 0, and from one piece to the next.
   let first = ((b * args.key_heads + kv_head) * args.splits * rows + r) * (columns + 1u) - args.parts_first / 4u;
   let stride = rows * (columns + 1u);
-  for (var n = thread; n < args.splits; n += ${THREADS}u) {
-    let ends = bitcast<vec4f>(parts[first + n * stride + columns]);
-    m_smem[n] = ends.x;
-    l_smem[n] = ends.y;
+  var ends = vec4f(HIDDEN, 0.0, 0.0, 0.0);
+  if (thread < args.splits) {
+    ends = bitcast<vec4f>(parts[first + thread * stride + columns]);
+  }
+  joined_smem[thread] = ends.x;
+  for (var half = ${THREADS / 2}u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (thread < half) {
+      joined_smem[thread] = max(joined_smem[thread], joined_smem[thread + half]);
+    }
   }
   workgroupBarrier();
-  var m = HIDDEN;
-  for (var n = 0u; n < args.splits; n++) {
-    m = max(m, m_smem[n]);
-  }
+  let m = joined_smem[0];
   let base = select(m, 0.0, m == HIDDEN);
+  let weight = select(exp2((ends.x - base) * args.to_exponent), 0.0, ends.x == HIDDEN);
   workgroupBarrier();
-  for (var n = thread; n < args.splits; n += ${THREADS}u) {
-    m_smem[n] = select(exp2((m_smem[n] - base) * args.to_exponent), 0.0, m_smem[n] == HIDDEN);
+  weight_smem[thread] = weight;
+  joined_smem[thread] = weight * ends.y;
+  for (var half = ${THREADS / 2}u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (thread < half) {
+      joined_smem[thread] += joined_smem[thread + half];
+    }
   }
   workgroupBarrier();
-  var l = 0.0;
-  for (var n = 0u; n < args.splits; n++) {
-    l += m_smem[n] * l_smem[n];
-  }
+  let l = joined_smem[0];
 
   // accumulate: acc [Dv], each thread four columns of its share of the pieces
   let column = thread % columns;
   var acc = vec4f();
   var bad = 0u;
-  for (var n = thread / columns; n < args.splits && thread < groups * columns; n += groups) {
-    // A part without a key was left by nobody who saw anything: its acc is 0.
-    let bits = parts[first + n * stride + column];
-    for (var e = 0u; e < 4u; e++) {
-      if (is_finite(bits[e])) {
-        acc[e] += m_smem[n] * bitcast<f32>(bits[e]);
-      } else {
-        bad |= 1u << e;
+  if (thread < groups * columns) {
+    for (var n = thread / columns; n < args.splits; n += 4u * groups) {
+      // A piece that is not there weighs nothing; what it is read from matters no more than that it is there.
+      //#for x in 4
+      let at${x} = min(n + ${x}u * groups, args.splits - 1u);
+      let bits${x} = parts[first + at${x} * stride + column];
+      //#endfor
+      //#for x in 4
+      {
+        let share = select(weight_smem[at${x}], 0.0, n + ${x}u * groups >= args.splits);
+        let finite = (bits${x} & vec4u(0x7f800000u)) != vec4u(0x7f800000u);
+        acc = fma(vec4f(share), select(vec4f(), bitcast<vec4f>(bits${x}), finite), acc);
+        let nan = select(vec4u(1u, 2u, 4u, 8u), vec4u(), finite);
+        bad |= nan.x | nan.y | nan.z | nan.w;
       }
+      //#endfor
     }
   }
   acc_smem[thread] = acc;

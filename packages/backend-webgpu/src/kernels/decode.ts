@@ -5,19 +5,22 @@ import { piecesOf, type Piece } from "./pieces.ts";
 import { Words, type DeviceLimits, type Pass, type WebgpuRow } from "./row.ts";
 import { headBuffers, scoreParams, scoreUnits, scoreWords, withoutSteps } from "./score.ts";
 
-/** Threads of a workgroup, here and in the pass that joins the parts. */
+/** Threads of a workgroup, and of the pass that joins the parts: a power of two, and no fewer than there are pieces. */
 const THREADS = 128;
+const COMBINE_THREADS = 256;
 /** Keys of a tile, and threads that share one. */
 const KEYS = 64;
-const LANES = 4;
+const LANES = 8;
 /** Units of k and v that a thread has on their way at a time. */
-const BATCH = 8;
+const BATCH = 4;
 /** Query rows of a key head, at most. */
 const MAX_ROWS = 16;
 /** Workgroups that the keys are split for: enough to fill a large card. */
-const WORKGROUPS = 1024;
+const WORKGROUPS = 512;
+/** Bytes of workgroup memory that every device has. */
+const LEAST_SHARED_BYTES = 16384;
 /** Pieces that the keys may be split into. */
-const MAX_SPLITS = 256;
+const MAX_SPLITS = COMBINE_THREADS;
 
 /** How the keys are split: by the shape alone, so that the bits of the result do not depend on the device. */
 function splitOf({ B, Hkv, Skv }: AttentionProblem): { readonly splits: number; readonly splitKeys: number } {
@@ -51,6 +54,12 @@ function decodeParams(problem: AttentionProblem): ShaderParams {
   const keysK = (KEYS * LANES) / THREADS;
   // Shaders differ by powers of two of D and Dv only.
   const depth = powerOf2(problem.D);
+  const rows4 = Math.ceil(rowsOf(problem) / 4);
+  const columns = powerOf2(problem.Dv);
+  const turn =
+    [8, 4, 2].find(
+      (each) => each <= tensor.UNIT && sharedBytesOf(depth, tensor.UNIT, rows4, columns, each) <= LEAST_SHARED_BYTES,
+    ) ?? 1;
   const params = scoreParams(problem);
   let binding = 4;
   const next = (present: unknown): number => (present ? ++binding : 0);
@@ -58,16 +67,22 @@ function decodeParams(problem: AttentionProblem): ShaderParams {
     ...params,
     ...tensor,
     RAW: scoreUnits(problem).raw,
+    NEGATIVE: scoreUnits(problem).negative,
     THREADS,
     KEYS,
     LANES,
-    ROWS4: Math.ceil(rowsOf(problem) / 4),
+    ROWS4: rows4,
+    QS: tensor.UNIT * rows4 + 1,
     DEPTH: depth,
     KEYS_K: keysK,
     BATCH_K: Math.min(Math.ceil(depth / tensor.UNIT / LANES), BATCH / keysK),
     BATCH_V: BATCH,
-    SUMS: Math.max(LANES * KEYS, THREADS),
-    COLUMNS: powerOf2(problem.Dv),
+    SUMS: Math.max(LANES * KEYS, THREADS * turn),
+    // Threads that hold a share of l.
+    HOLDERS: Math.min(THREADS, KEYS),
+    // Vectors of acc that a thread brings in at a time, when the shares of all are summed.
+    TURN: turn,
+    COLUMNS: columns,
     BIAS_BINDING: next(params["BIAS"]),
     MASK_BINDING: next(params["MASK"]),
     HEAD_BINDING: next(params["ALIBI"]),
@@ -81,8 +96,7 @@ function combineParams(problem: AttentionProblem, hasLse: boolean): ShaderParams
   return {
     ...params,
     ...tensorParams(problem),
-    THREADS,
-    SPLITS: MAX_SPLITS,
+    THREADS: COMBINE_THREADS,
     LSE: hasLse,
     LSE_BINDING: next(hasLse),
     HEAD_BINDING: next(params["SINKS"]),
@@ -140,14 +154,14 @@ function decodeWords(problem: AttentionProblem, piece: Piece, tile: Tile): Words
   const { H, Hkv, Sq, Skv, D, Dv } = problem;
   const { windows, batch, head } = piece;
   const { splits, splitKeys } = splitOf(problem);
-  const { toExponent, sign } = scoreUnits(problem);
+  const { toExponent } = scoreUnits(problem);
   const words = scoreWords(new Words(), problem, {
     bias: windows["bias"]?.first ?? 0,
     mask: windows["mask"]?.first ?? 0,
   })
     .u32(batch.from, head.from, head.to - head.from)
     .u32(H / Hkv, Hkv, Sq, Skv, D, Dv, splits, splitKeys, tile.kv)
-    .f32(toExponent, sign);
+    .f32(toExponent);
   return tensorWords(words, problem, windows, ["q", "k", "v"]).u32(windows["workspace"].first);
 }
 
@@ -162,11 +176,14 @@ function combineWords(problem: AttentionProblem, piece: Piece): Words {
   return tensorWords(words, problem, windows, ["out"]).u32(windows["lse"]?.first ?? 0, windows["workspace"].first);
 }
 
+function sharedBytesOf(depth: number, unit: number, rows4: number, columns: number, turn: number): number {
+  const vectors = (depth / unit) * (unit * rows4 + 1) + (KEYS + 8) * rows4 + Math.max(LANES * KEYS, THREADS * turn);
+  return vectors * 16 + sharedWordsBytes([(4 * rows4 * columns) / 32, KEYS / 32, 1]);
+}
+
 function sharedBytes(problem: AttentionProblem): number {
-  const params = decodeParams(withoutSteps(problem, "sinks"));
-  const count = (name: string): number => Number(params[name]);
-  const vectors = (count("DEPTH") + KEYS + 8) * count("ROWS4") + count("SUMS");
-  return vectors * 16 + sharedWordsBytes([4 * count("ROWS4") * (count("COLUMNS") / 32), KEYS / 32, 1]);
+  const { DEPTH, UNIT, ROWS4, COLUMNS, TURN } = decodeParams(withoutSteps(problem, "sinks"));
+  return sharedBytesOf(Number(DEPTH), Number(UNIT), Number(ROWS4), Number(COLUMNS), Number(TURN));
 }
 
 const TILE = { q: MAX_ROWS, kv: KEYS };

@@ -32,7 +32,6 @@ struct DecodeArgs {
   tile_kv: u32,
   // As in forward.wgsl.
   to_exponent: f32,
-  sign: f32,
   // Strides in elements along batch, head and row, and elements before the window.
   q_batch: u32, q_head: u32, q_row: u32, q_first: u32,
   k_batch: u32, k_head: u32, k_row: u32, k_first: u32,
@@ -57,8 +56,16 @@ struct DecodeArgs {
 @group(0) @binding(${HEAD_BINDING}) var<storage, read> alibi_slopes: array<u32>;
 //#endif
 
-// q transposed [D, R], four rows a vector; D is at most DEPTH, Dv at most COLUMNS.
-var<workgroup> q_smem: array<vec4f, ${DEPTH * ROWS4}>;
+//#if NEGATIVE
+// As in forward.wgsl.
+const SIGN: f32 = -1.0;
+//#else
+const SIGN: f32 = 1.0;
+//#endif
+
+// q transposed [D, R], four rows a vector, QS vectors a unit: one more than there are spreads them over the banks. D is at
+// most DEPTH, Dv at most COLUMNS.
+var<workgroup> q_smem: array<vec4f, ${DEPTH / UNIT * QS}>;
 // Products of the LANES threads of each key; or sums on their way between threads.
 var<workgroup> sums_smem: array<vec4f, ${SUMS}>;
 // Scores, then probabilities [KEYS, R].
@@ -77,6 +84,16 @@ fn mark_values(b: u32, h: u32, j: u32, d: u32, bad: u32) {
       atomicOr(&bad_out_smem[r * ${COLUMNS / 32}u + d / 32u], bad << (d % 32u));
     }
   }
+}
+
+// Unit n of a row of k. Rows behind the last key are hidden, whatever they hold.
+fn fetch_k(k_at: u32, j: u32, n: u32) -> vec4u {
+  return load_k(k_at + j * args.k_row + n * ${UNIT}u, elements_at(n * ${UNIT}u, args.depth));
+}
+
+// The unit of a row of v from a column on. Columns behind Dv are not kept, rows behind the last key weigh 0.
+fn fetch_v(v_at: u32, j: u32, column: u32) -> vec4u {
+  return load_v(v_at + j * args.v_row + column, ${UNIT}u);
 }
 
 // One bit an element of a unit.
@@ -110,24 +127,6 @@ fn main(
   let column_units = (args.columns + ${UNIT - 1}u) / ${UNIT}u;
   let groups = min(${THREADS}u / column_units, ${KEYS}u);
   let part_words = (args.columns + 3u) / 4u * 4u + 4u;
-  for (var n = thread; n < feature_units * ${4 * ROWS4}u; n += ${THREADS}u) {
-    let r = n % ${4 * ROWS4}u;
-    let d = n / ${4 * ROWS4}u * ${UNIT}u;
-    let at = b * args.q_batch + (h + r / args.rows) * args.q_head + r % args.rows * args.q_row - args.q_first;
-    var unit = load_q(at + d, elements_at(d, args.depth, r < rows));
-    if (any(nonfinite4(${DTYPE}u, unit) != vec4u())) {
-      atomicOr(&bad_rows_smem, 1u << r);
-      unit &= ~nonfinite_elements(unit);
-    }
-    //#for part in UNIT / 4
-    {
-      let x = unit_vector(unit, ${part}u) * args.sign;
-      //#for e in 4
-      q_smem[(d + ${4 * part + e}u) * ${ROWS4}u + r / 4u][r % 4u] = x[${e}];
-      //#endfor
-    }
-    //#endfor
-  }
   // Threads of q k^T have keys thread / LANES and so on; those of P v have one unit of the columns.
   let lane = thread % ${LANES}u;
   let first_key = thread / ${LANES}u;
@@ -135,6 +134,33 @@ fn main(
   let key_group = thread / column_units;
   let k_at = b * args.k_batch + kv_head * args.k_head - args.k_first;
   let v_at = b * args.v_batch + kv_head * args.v_head - args.v_first;
+  let seen = key_range(0u, args.rows - 1u, args.keys);
+  let begin = max(seen.begin, split * args.split_keys);
+  let end = min(seen.end, (split + 1u) * args.split_keys);
+  // The first keys are on their way while q is staged.
+  //#for t in BATCH_K
+  //#for n in KEYS_K
+  var k${t}_${n} = fetch_k(k_at, begin + first_key + ${n * THREADS / LANES}u, lane + ${t * LANES}u);
+  //#endfor
+  //#endfor
+  for (var n = thread; n < feature_units * ${4 * ROWS4}u; n += ${THREADS}u) {
+    let r = n % ${4 * ROWS4}u;
+    let d = n / ${4 * ROWS4}u * ${UNIT}u;
+    let at = b * args.q_batch + (h + r / args.rows) * args.q_head + r % args.rows * args.q_row - args.q_first;
+    var unit = load_q(at + d, select(0u, elements_at(d, args.depth), r < rows));
+    if (any(nonfinite4(${DTYPE}u, unit) != vec4u())) {
+      atomicOr(&bad_rows_smem, 1u << r);
+      unit &= ~nonfinite_elements(unit);
+    }
+    //#for part in UNIT / 4
+    {
+      let x = unit_vector(unit, ${part}u) * SIGN;
+      //#for e in 4
+      q_smem[n / ${4 * ROWS4}u * ${QS}u + ${(4 * part + e) * ROWS4}u + r / 4u][r % 4u] = x[${e}];
+      //#endfor
+    }
+    //#endfor
+  }
   //#for r in ROWS4
   var m${r} = vec4f(HIDDEN);
   var l${r} = vec4f();
@@ -142,9 +168,6 @@ fn main(
   var acc${r}_${e} = vec4f();
   //#endfor
   //#endfor
-  let seen = key_range(0u, args.rows - 1u, args.keys);
-  let begin = max(seen.begin, split * args.split_keys);
-  let end = min(seen.end, (split + 1u) * args.split_keys);
 
   for (var j0 = begin; j0 < end; j0 += args.tile_kv) {
     let j1 = min(j0 + args.tile_kv, end);
@@ -158,20 +181,28 @@ fn main(
     var s${n}_${r} = vec4f();
     //#endfor
     //#endfor
+    // The first rows of v are on their way meanwhile.
+    //#for n in BATCH_V
+    var v${n} = fetch_v(v_at, j0 + key_group + ${n}u * groups, column);
+    //#endfor
     for (var first = lane; first < feature_units; first += ${LANES * BATCH_K}u) {
+      if (first != lane) {
+        //#for t in BATCH_K
+        //#for n in KEYS_K
+        k${t}_${n} = fetch_k(k_at, j0 + first_key + ${n * THREADS / LANES}u, first + ${t * LANES}u);
+        //#endfor
+        //#endfor
+      }
       //#for t in BATCH_K
       let d${t} = (first + ${t * LANES}u) * ${UNIT}u;
-      //#for n in KEYS_K
-      var k${t}_${n} = load_k(k_at + (j0 + first_key + ${n * THREADS / LANES}u) * args.k_row + d${t}, elements_at(d${t}, args.depth, j0 + first_key + ${n * THREADS / LANES}u < j1));
-      //#endfor
       //#endfor
       //#for n in KEYS_K
       {
-        var bad = vec4u();
+        var watched = vec4u();
         //#for t in BATCH_K
-        bad |= nonfinite4(${DTYPE}u, k${t}_${n});
+        watched = watch(watched, k${t}_${n});
         //#endfor
-        if (any(bad != vec4u())) {
+        if (was_bad(watched)) {
           atomicOr(&bad_keys_smem[(first_key + ${n * THREADS / LANES}u) / 32u], 1u << ((first_key + ${n * THREADS / LANES}u) % 32u));
           //#for t in BATCH_K
           k${t}_${n} &= ~nonfinite_elements(k${t}_${n});
@@ -189,7 +220,7 @@ fn main(
           //#for e in 4
           //#for r in ROWS4
           {
-            let y = q_smem[(d${t} + ${4 * part + e}u) * ${ROWS4}u + ${r}u];
+            let y = q_smem[(first + ${t * LANES}u) * ${QS}u + ${(4 * part + e) * ROWS4 + r}u];
             //#for n in KEYS_K
             s${n}_${r} = fma(vec4f(x${n}[${e}]), y, s${n}_${r});
             //#endfor
@@ -199,15 +230,6 @@ fn main(
         }
         //#endfor
       }
-      //#endfor
-    }
-    // The first rows of v are on their way meanwhile.
-    //#for n in BATCH_V
-    var v${n} = vec4u();
-    //#endfor
-    if (key_group < groups) {
-      //#for n in BATCH_V
-      v${n} = load_v(v_at + (j0 + key_group + ${n}u * groups) * args.v_row + column, elements_at(column, args.columns, j0 + key_group + ${n}u * groups < j1));
       //#endfor
     }
     //#for r in ROWS4
@@ -291,21 +313,39 @@ fn main(
     }
     workgroupBarrier();
 
-    // accumulate: acc += P v [R, Dv], each thread its share of the keys
+    // accumulate: acc += P v [R, Dv], each thread its share of the keys; the next ones are on their way
+    //#for t in BATCH_K
+    //#for n in KEYS_K
+    k${t}_${n} = fetch_k(k_at, j1 + first_key + ${n * THREADS / LANES}u, lane + ${t * LANES}u);
+    //#endfor
+    //#endfor
     if (key_group < groups) {
       for (var batch = 0u; batch * groups < ${KEYS}u; batch += ${BATCH_V}u) {
         if (batch > 0u) {
           //#for n in BATCH_V
-          v${n} = load_v(v_at + (j0 + key_group + (batch + ${n}u) * groups) * args.v_row + column, elements_at(column, args.columns, j0 + key_group + (batch + ${n}u) * groups < j1));
+          v${n} = fetch_v(v_at, j0 + key_group + (batch + ${n}u) * groups, column);
           //#endfor
+        }
+        {
+          var watched = vec4u();
+          //#for n in BATCH_V
+          watched = watch(watched, v${n});
+          //#endfor
+          if (was_bad(watched)) {
+            //#for n in BATCH_V
+            v${n} &= ~nonfinite_elements(v${n});
+            //#endfor
+            for (var n = batch; n < batch + ${BATCH_V}u; n++) {
+              let j = j0 + key_group + n * groups;
+              if (j < j1) {
+                mark_values(b, h, j, column, bad_elements(load_v(v_at + j * args.v_row + column, elements_at(column, args.columns))));
+              }
+            }
+          }
         }
         //#for n in BATCH_V
         {
           let c = key_group + (batch + ${n}u) * groups;
-          if (any(nonfinite4(${DTYPE}u, v${n}) != vec4u())) {
-            mark_values(b, h, j0 + c, column, bad_elements(v${n}));
-            v${n} &= ~nonfinite_elements(v${n});
-          }
           if (c < ${KEYS}u) {
             //#for part in UNIT / 4
             let x${part} = unit_vector(v${n}, ${part}u);
@@ -326,36 +366,46 @@ fn main(
 
   // finish: acc [R, Dv], m and l [R] of these keys
   let part_at = (((b * args.key_heads + kv_head) * args.splits + split) * rows) * part_words - args.parts_first;
-  workgroupBarrier();
   //#for r in ROWS4
+  workgroupBarrier();
   sums_smem[thread] = l${r};
+  workgroupBarrier();
+  if (thread < 8u) {
+    var l = vec4f();
+    for (var n = thread; n < ${HOLDERS}u; n += 8u) {
+      l += sums_smem[n];
+    }
+    top_smem[thread] = l;
+  }
   workgroupBarrier();
   if (thread < 4u && ${4 * r}u + thread < rows) {
     var l = 0.0;
-    for (var n = 0u; n < ${THREADS}u; n++) {
-      l += sums_smem[n][thread];
+    for (var n = 0u; n < 8u; n++) {
+      l += top_smem[n][thread];
     }
     let at = part_at + (${4 * r}u + thread) * part_words + part_words - 4u;
     parts[at] = bitcast<u32>(m${r}[thread]);
     parts[at + 1u] = bitcast<u32>(l);
   }
+  //#for turn in UNIT / TURN
   workgroupBarrier();
-  //#for e in UNIT
-  sums_smem[thread] = acc${r}_${e};
+  //#for e in TURN
+  sums_smem[thread * ${TURN}u + ${e}u] = acc${r}_${turn * TURN + e};
+  //#endfor
   workgroupBarrier();
-  for (var n = thread; n < 4u * column_units; n += ${THREADS}u) {
-    let row = ${4 * r}u + n % 4u;
-    let d = n / 4u * ${UNIT}u + ${e}u;
-    if (row < rows && d < args.columns) {
-      var x = 0.0;
-      for (var group = 0u; group < groups; group++) {
-        x += sums_smem[group * column_units + n / 4u][n % 4u];
+  for (var n = thread; n < column_units * ${TURN}u; n += ${THREADS}u) {
+    var x = vec4f();
+    for (var group = 0u; group < groups; group++) {
+      x += sums_smem[group * column_units * ${TURN}u + n];
+    }
+    let d = n / ${TURN}u * ${UNIT}u + ${turn * TURN}u + n % ${TURN}u;
+    for (var row = 0u; row < 4u && d < args.columns; row++) {
+      if (${4 * r}u + row < rows) {
+        let bad = (atomicLoad(&bad_out_smem[(${4 * r}u + row) * ${COLUMNS / 32}u + d / 32u]) & (1u << (d % 32u))) != 0u;
+        parts[part_at + (${4 * r}u + row) * part_words + d] = select(finite_or_nan(x[row]), 0x7fc00000u, bad);
       }
-      let bad = (atomicLoad(&bad_out_smem[row * ${COLUMNS / 32}u + d / 32u]) & (1u << (d % 32u))) != 0u;
-      parts[part_at + row * part_words + d] = select(finite_or_nan(x), 0x7fc00000u, bad);
     }
   }
-  workgroupBarrier();
   //#endfor
   //#endfor
 }

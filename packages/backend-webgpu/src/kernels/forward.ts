@@ -24,30 +24,14 @@ export interface ForwardTuning {
   readonly features: number;
   /** Rows of v staged at a time. */
   readonly keys: number;
-  /** All features of q stay in workgroup memory. */
-  readonly residentQ: boolean;
-  /** Probabilities of a whole tile are in workgroup memory at once. */
-  readonly wholeP: boolean;
 }
 
 /** Rows of the table, best first: the largest head dim that each takes, and its tuning. */
 const TUNING: Readonly<Record<string, { readonly maxHeadDim: number; readonly tuning: ForwardTuning }>> = {
-  "forward-large-64": {
-    maxHeadDim: 64,
-    tuning: { tx: 8, ty: 8, features: 32, keys: 32, residentQ: true, wholeP: true },
-  },
-  "forward-large-128": {
-    maxHeadDim: 128,
-    tuning: { tx: 8, ty: 8, features: 16, keys: 16, residentQ: true, wholeP: false },
-  },
-  "forward-128": {
-    maxHeadDim: 128,
-    tuning: { tx: 8, ty: 8, features: 16, keys: 16, residentQ: false, wholeP: false },
-  },
-  "forward-256": {
-    maxHeadDim: 256,
-    tuning: { tx: 16, ty: 8, features: 8, keys: 8, residentQ: false, wholeP: false },
-  },
+  "forward-64": { maxHeadDim: 64, tuning: { tx: 8, ty: 16, features: 16, keys: 16 } },
+  "forward-64-narrow": { maxHeadDim: 64, tuning: { tx: 8, ty: 8, features: 16, keys: 16 } },
+  "forward-128": { maxHeadDim: 128, tuning: { tx: 16, ty: 8, features: 16, keys: 16 } },
+  "forward-256": { maxHeadDim: 256, tuning: { tx: 16, ty: 8, features: 8, keys: 8 } },
 };
 
 /** Rows move their max only for scores that exceed it by more than 2^8 in weight: float32 holds that without loss. */
@@ -59,27 +43,29 @@ export function forwardParams(
   tuning: ForwardTuning,
   bound: ReadonlySet<string>,
 ): ShaderParams {
-  const { D, Dv } = problem;
-  const { tx, ty, features, keys, residentQ, wholeP } = tuning;
+  const { Dv } = problem;
+  const { tx, ty, features, keys } = tuning;
   const tensor = tensorParams(problem);
   const unit = tensor.UNIT;
   const [BR, BC, threads] = [8 * ty, 8 * tx, tx * ty];
-  const depth = Math.ceil(D / features) * features;
   const OC = Math.ceil(Dv / (4 * tx));
   // One vector more a row spreads rows over the banks of workgroup memory.
-  const QS = (residentQ ? depth : features) / 4 + 1;
+  const QS = features / 4 + 1;
   const KS = features / 4 + 1;
-  const PS = (wholeP ? BC : keys) / 4 + 1;
-  const P_AT = residentQ ? BR * QS : 0;
+  const PS = keys / 4 + 1;
   const Q_UNITS = Math.ceil((BR * features) / unit / threads);
   const K_UNITS = Math.ceil((BC * features) / unit / threads);
   const V_UNITS = Math.ceil((keys * 4 * OC * tx) / unit / threads);
   const params = scoreParams(problem);
+  // A thread's next unit of q or k is one of the same row within a thread's eight, some rows on.
+  const slots = (threads * unit) / features;
+  if (slots % tx !== 0 || slots % ty !== 0) throw new Error(`threads ${tx} x ${ty} cannot share ${features} features`);
   let binding = 4;
   const next = (present: unknown): number => (present ? ++binding : 0);
   return {
     ...params,
     RAW: scoreUnits(problem).raw,
+    NEGATIVE: scoreUnits(problem).negative,
     ...tensor,
     TX: tx,
     TY: ty,
@@ -88,18 +74,14 @@ export function forwardParams(
     THREADS: threads,
     CD: features,
     CK: keys,
-    // Only what is held of q depends on D.
-    DEPTH: residentQ ? depth : 0,
     OC,
     QS,
     KS,
     PS,
-    P_AT,
-    LEFT: Math.max(P_AT + BR * PS, BR * QS),
-    RIGHT: Math.max(BC * KS, keys * OC * tx, 2 * threads),
+    // The last row needs no vector behind it.
+    LEFT: BR * Math.max(PS, QS) - 1,
+    RIGHT: Math.max(BC * KS - 1, keys * OC * tx, 2 * threads),
     BAD_WORDS: Math.ceil((4 * OC * tx) / 32),
-    Q_RESIDENT: residentQ,
-    P_WHOLE: wholeP,
     Q_UNITS,
     K_UNITS,
     V_UNITS,
@@ -147,14 +129,21 @@ export function tensorWords(
 function forwardWords(problem: AttentionProblem, piece: Piece, tile: Tile): Words {
   const { H, Hkv, Sq, Skv, D, Dv } = problem;
   const { windows } = piece;
-  const { toLogit, toExponent, sign } = scoreUnits(problem);
+  const { toLogit, toExponent } = scoreUnits(problem);
   const words = scoreWords(new Words(), problem, {
     bias: windows["bias"]?.first ?? 0,
     mask: windows["mask"]?.first ?? 0,
   })
-    .u32(piece.batch.from, piece.head.from, piece.head.to - piece.head.from, piece.row.from, piece.row.to)
+    .u32(
+      piece.batch.from,
+      piece.batch.to - piece.batch.from,
+      piece.head.from,
+      piece.head.to - piece.head.from,
+      piece.row.from,
+      piece.row.to,
+    )
     .u32(H / Hkv, Sq, Skv, D, Dv, tile.q, tile.kv)
-    .f32(toExponent, toLogit, sign, Math.min(LAG_EXPONENT / toExponent, 1e37));
+    .f32(toExponent, toLogit, Math.min(LAG_EXPONENT / toExponent, 1e37));
   tensorWords(words, problem, windows, ["q", "k", "v", "out"]);
   return words.u32(windows["lse"]?.first ?? 0);
 }
@@ -200,7 +189,7 @@ function sharedBytes(problem: AttentionProblem, tuning: ForwardTuning): number {
   const params = forwardParams(problem, tuning, new Set());
   const count = (name: string): number => Number(params[name]);
   const visible = params["MASK"] ? [count("BR") * (count("BC") / 32), 1] : [];
-  const words = [count("BR") * count("BAD_WORDS"), Math.floor(count("BR") / 32) + 1, 1, 1, ...visible];
+  const words = [count("BR") * count("BAD_WORDS"), count("BR") / 32 + 2, ...visible];
   return (count("LEFT") + count("RIGHT")) * 16 + sharedWordsBytes(words);
 }
 

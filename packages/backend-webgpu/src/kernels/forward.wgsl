@@ -6,8 +6,9 @@
 // The running max of a row is moved only when a score exceeds it by more than `lag`: any subtrahend near the max gives the same
 // quotient, so most tiles need no exchange between threads and no rescaling.
 //
-// Non-finite elements are replaced by 0 where they are staged and raise a flag; then the pairs that see them are marked, which
-// is slow and rare, and the results of those marked are NaN at the end.
+// Elements that are not finite raise a flag where they are staged; then the pairs that see them are marked, which is slow and
+// rare, and the results of those marked are NaN at the end. In k and v they are replaced by 0, since 0 times NaN is NaN; in q
+// they spoil only rows that are NaN or see nothing, and both are overwritten.
 
 //#include "lib/launch.wgsl"
 //#include "lib/score.wgsl"
@@ -17,8 +18,9 @@
 struct ForwardArgs {
   launch: Launch,
   score: Score,
-  // Piece of the problem: the first batch and key head, how many key heads, and rows [row_from, row_to).
+  // Piece of the problem: the first batch and how many, the first key head and how many, and rows [row_from, row_to).
   batch_from: u32,
+  batches: u32,
   head_from: u32,
   heads: u32,
   row_from: u32,
@@ -36,8 +38,6 @@ struct ForwardArgs {
   // Scores times this are exponents of 2, and natural logits.
   to_exponent: f32,
   to_logit: f32,
-  // Multiplies q: the sign of the scale where scores are raw products, so that larger is always more likely.
-  sign: f32,
   lag: f32,
   // Strides in elements along batch, head and row, and elements before the window.
   q_batch: u32, q_head: u32, q_row: u32, q_first: u32,
@@ -81,12 +81,14 @@ struct ForwardArgs {
 var<workgroup> left_smem: array<vec4f, ${LEFT}>;
 // Rows of k [BC, CD], key 8 tx + c at c TX + tx; rows of v [CK, OC TX] vectors; or row maxima and sums on their way between threads.
 var<workgroup> right_smem: array<vec4f, ${RIGHT}>;
-// Some score exceeds the max of its row by more than the lag.
-var<workgroup> grown_smem: atomic<u32>;
-// Some element that was staged is not finite.
-var<workgroup> bad_smem: atomic<u32>;
-// Rows that see such an element of k, or hold one in q and see a key; elements of out whose row sees such an element of v.
-var<workgroup> bad_rows_smem: array<atomic<u32>, ${BR / 32 + 1}>;
+// In one array, since each variable is filled up to 16 bytes. Word GROWN: some score exceeds the max of its row by more than
+// the lag. Word NOT_FINITE: some element that was staged is not finite. Bits from word BAD_ROWS on: rows that see such an element of k,
+// or hold one in q and see a key.
+var<workgroup> flags_smem: array<atomic<u32>, ${BR / 32 + 2}>;
+const GROWN: u32 = 0u;
+const NOT_FINITE: u32 = 1u;
+const BAD_ROWS: u32 = 2u;
+// Bits: elements of out whose row sees an element of v that is not finite.
 var<workgroup> bad_out_smem: array<atomic<u32>, ${BR * BAD_WORDS}>;
 //#if MASK
 // Whether row r sees key c of the tile: bit c % 32 of word [r, c / 32]. And of all: 1 if some pair is visible, 2 if some is not.
@@ -94,6 +96,13 @@ var<workgroup> visible_smem: array<u32, ${BR * (BC / 32)}>;
 var<workgroup> visibility_smem: atomic<u32>;
 //#endif
 
+//#if NEGATIVE
+// Multiplies q where scores are raw products with a scale below 0, so that larger is always likelier.
+const SIGN: f32 = -1.0;
+//#else
+const SIGN: f32 = 1.0;
+//#endif
+const HEADS_AT_A_TIME: u32 = 16u;
 const NONE: u32 = 0xffffffffu;
 
 // What the workgroup works on.
@@ -109,6 +118,13 @@ struct Block {
   range: Range,
 }
 
+// Where a thread reads its first unit of a chunk of q, and of k at key 0; and the column of both.
+struct Place {
+  q: u32,
+  k: u32,
+  column: u32,
+}
+
 // A tile of keys [begin, end), at most `tile_kv`; its first column stands for key `first`, a multiple of 8.
 struct Keys {
   first: u32,
@@ -120,25 +136,22 @@ fn keys_from(block: Block, begin: u32) -> Keys {
   return Keys(begin & ~7u, begin, min(begin + args.tile_kv, block.range.end));
 }
 
-// Unit n of a chunk of q [BR, CD].
-fn fetch_q(block: Block, chunk: u32, n: u32) -> vec4u {
-  let i = block.i0 + n / ${CD / UNIT}u;
-  let d = chunk * ${CD}u + n % ${CD / UNIT}u * ${UNIT}u;
-  return load_q(block.q + i * args.q_row + d, elements_at(d, args.depth, i < block.i1));
+// Unit n of this thread of a chunk of q [BR, CD]. Rows behind the block are another's and of no consequence; columns behind D
+// are 0.
+fn fetch_q(place: Place, chunk: u32, n: u32) -> vec4u {
+  let at = place.q + n * ${THREADS / (CD / UNIT) / TY}u * args.q_row + chunk * ${CD}u;
+  return load_q(at, elements_at(place.column + chunk * ${CD}u, args.depth));
 }
 
-// Unit n of a chunk of k [BC, CD].
-fn fetch_k(block: Block, keys: Keys, chunk: u32, n: u32) -> vec4u {
-  let j = keys.first + n / ${CD / UNIT}u;
-  let d = chunk * ${CD}u + n % ${CD / UNIT}u * ${UNIT}u;
-  return load_k(block.k + j * args.k_row + d, elements_at(d, args.depth, j < keys.end));
+// The same of k [BC, CD]. Columns behind D meet zeros in q; keys behind the tile are hidden.
+fn fetch_k(place: Place, keys: Keys, chunk: u32, n: u32) -> vec4u {
+  return load_k(place.k + (keys.first + n * ${THREADS / (CD / UNIT) / TX}u) * args.k_row + chunk * ${CD}u, ${UNIT}u);
 }
 
-// Unit n of a chunk of v [CK, 4 OC TX].
+// Unit n of a chunk of v [CK, 4 OC TX]. Columns behind Dv are not stored; keys behind the tile weigh 0.
 fn fetch_v(block: Block, keys: Keys, chunk: u32, n: u32) -> vec4u {
   let j = keys.first + chunk * ${CK}u + n / ${4 * OC * TX / UNIT}u;
-  let d = n % ${4 * OC * TX / UNIT}u * ${UNIT}u;
-  return load_v(block.v + j * args.v_row + d, elements_at(d, args.columns, j < keys.end));
+  return load_v(block.v + j * args.v_row + n % ${4 * OC * TX / UNIT}u * ${UNIT}u, ${UNIT}u);
 }
 
 // ---- the rare path
@@ -179,7 +192,7 @@ fn mark_nonfinite(block: Block, keys: Keys, thread: u32) {
     }
     for (var j = keys.begin; bad && j < keys.end; j++) {
       if (visible(block.head, block.i0 + r, j)) {
-        atomicOr(&bad_rows_smem[r / 32u], 1u << (r % 32u));
+        atomicOr(&flags_smem[BAD_ROWS + r / 32u], 1u << (r % 32u));
         break;
       }
     }
@@ -191,7 +204,7 @@ fn mark_nonfinite(block: Block, keys: Keys, thread: u32) {
     }
     for (var r = 0u; bad && r < block.i1 - block.i0; r++) {
       if (visible(block.head, block.i0 + r, j)) {
-        atomicOr(&bad_rows_smem[r / 32u], 1u << (r % 32u));
+        atomicOr(&flags_smem[BAD_ROWS + r / 32u], 1u << (r % 32u));
       }
     }
     for (var d = 0u; d < args.columns; d++) {
@@ -281,20 +294,38 @@ fn main(
     return;
   }
   let feature_chunks = (args.depth + ${CD - 1}u) / ${CD}u;
-  let tx = thread % ${TX}u;
-  let ty = thread / ${TX}u;
-  // Blocks of the last rows, which see most keys of a causal problem, go first.
+  // Neighbours in pairs along either side: vectors then come from workgroup memory in fewer turns.
+  let tx = thread % 2u + thread / 4u % ${TX / 2}u * 2u;
+  let ty = thread / 2u % 2u + thread / ${2 * TX}u * 2u;
   let tiles = (args.row_to - args.row_from + args.tile_q - 1u) / args.tile_q;
   let heads = args.heads * args.group;
-  let h = args.head_from * args.group + index / tiles % heads;
-  let b = args.batch_from + index / tiles / heads;
+  //#if BAND
+  // Blocks of the last rows, which see most keys of a causal problem, go first, over as many heads as a cache may hold.
+  let first_head = index / (tiles * HEADS_AT_A_TIME) * HEADS_AT_A_TIME;
+  let heads_now = min(HEADS_AT_A_TIME, args.batches * heads - first_head);
+  let head_index = first_head + (index - first_head * tiles) % heads_now;
+  let tile_index = tiles - 1u - (index - first_head * tiles) / heads_now;
+  //#else
+  let head_index = index / tiles;
+  let tile_index = index % tiles;
+  //#endif
+  let h = args.head_from * args.group + head_index % heads;
+  let b = args.batch_from + head_index / heads;
   var block: Block;
   block.head = head_of(b, h);
-  block.i0 = args.row_from + (tiles - 1u - index % tiles) * args.tile_q;
+  block.i0 = args.row_from + tile_index * args.tile_q;
   block.i1 = min(block.i0 + args.tile_q, args.row_to);
   block.q = b * args.q_batch + h * args.q_head - args.q_first;
   block.k = b * args.k_batch + h / args.group * args.k_head - args.k_first;
   block.v = b * args.v_batch + h / args.group * args.v_head - args.v_first;
+  // Units follow each other in the order of workgroup memory, so that neighbours do not meet in a bank.
+  let slot = thread / ${CD / UNIT}u;
+  let column = thread % ${CD / UNIT}u * ${UNIT}u;
+  let place = Place(
+    block.q + (block.i0 + slot % ${TY}u * 8u + slot / ${TY}u) * args.q_row + column,
+    block.k + (slot % ${TX}u * 8u + slot / ${TX}u) * args.k_row + column,
+    column,
+  );
   block.range = key_range(block.i0, block.i1 - 1u, args.keys);
   // Of rows 8 ty to 8 ty + 7: the max, and the sum over the keys of this thread.
   //#for half in 2
@@ -310,41 +341,36 @@ fn main(
   //#for n in AHEAD
   var ahead${n}: vec4u;
   //#endfor
-  //#if !Q_RESIDENT
   //#for n in Q_UNITS
   var ahead_q${n}: vec4u;
   //#endfor
-  //#endif
 
-  //#if Q_RESIDENT
-  for (var n = thread; n < ${BR * DEPTH / UNIT}u; n += ${THREADS}u) {
-    let i = block.i0 + n / ${DEPTH / UNIT}u;
-    let d = n % ${DEPTH / UNIT}u * ${UNIT}u;
-    var unit = load_q(block.q + i * args.q_row + d, elements_at(d, args.depth, i < block.i1));
-    if (any(nonfinite4(${DTYPE}u, unit) != vec4u())) {
-      atomicStore(&bad_smem, 1u);
-      unit &= ~nonfinite_elements(unit);
+  // A look at q, once; it is staged beside k, chunk by chunk, since room for all of it would keep other workgroups out.
+  {
+    let units = (args.depth + ${UNIT - 1}u) / ${UNIT}u;
+    var watched = vec4u();
+    for (var n = thread; n < (block.i1 - block.i0) * units; n += ${THREADS}u) {
+      let d = n % units * ${UNIT}u;
+      watched = watch(watched, load_q(block.q + (block.i0 + n / units) * args.q_row + d, elements_at(d, args.depth)));
     }
-    let row = n / ${DEPTH / UNIT}u;
-    //#for part in UNIT / 4
-    left_smem[(row % 8u * ${TY}u + row / 8u) * ${QS}u + d / 4u + ${part}u] = unit_vector(unit, ${part}u) * args.sign;
-    //#endfor
+    if (was_bad(watched)) {
+      atomicStore(&flags_smem[NOT_FINITE], 1u);
+    }
   }
-  //#endif
-
   var tile = next_tile(block, block.range.begin & ~7u, thread);
   if (tile.begin != NONE) {
     //#for n in K_UNITS
-    ahead${n} = fetch_k(block, keys_from(block, tile.begin), 0u, thread + ${n * THREADS}u);
+    ahead${n} = fetch_k(place, keys_from(block, tile.begin), 0u, ${n}u);
     //#endfor
-    //#if !Q_RESIDENT
     //#for n in Q_UNITS
-    ahead_q${n} = fetch_q(block, 0u, thread + ${n * THREADS}u);
+    ahead_q${n} = fetch_q(place, 0u, ${n}u);
     //#endfor
-    //#endif
   }
+  // Blocks and tiles may be smaller than the threads have room for: at the ends, or because they are asked to be.
+  let has_rows = ty * 8u < block.i1 - block.i0;
   while (tile.begin != NONE) {
     let keys = keys_from(block, tile.begin);
+    let has_pairs = has_rows && tx * 8u < keys.end - keys.first;
     //#for r in 8
     var s${r}_0 = vec4f();
     var s${r}_1 = vec4f();
@@ -353,32 +379,21 @@ fn main(
       // load: k [BC, CD] and q [BR, CD]
       workgroupBarrier();
       {
-        var bad = vec4u();
+        var watched = vec4u();
         //#for n in K_UNITS
-        bad |= nonfinite4(${DTYPE}u, ahead${n});
+        watched = watch(watched, ahead${n});
         //#endfor
-        //#if !Q_RESIDENT
-        //#for n in Q_UNITS
-        bad |= nonfinite4(${DTYPE}u, ahead_q${n});
-        //#endfor
-        //#endif
-        if (any(bad != vec4u())) {
-          atomicStore(&bad_smem, 1u);
+        if (was_bad(watched)) {
+          atomicStore(&flags_smem[NOT_FINITE], 1u);
           //#for n in K_UNITS
           ahead${n} &= ~nonfinite_elements(ahead${n});
           //#endfor
-          //#if !Q_RESIDENT
-          //#for n in Q_UNITS
-          ahead_q${n} &= ~nonfinite_elements(ahead_q${n});
-          //#endfor
-          //#endif
         }
       }
       //#for n in K_UNITS
       {
         let unit = thread + ${n * THREADS}u;
-        let key = unit / ${CD / UNIT}u;
-        let at = (key % 8u * ${TX}u + key / 8u) * ${KS}u + unit % ${CD / UNIT}u * ${UNIT / 4}u;
+        let at = unit / ${CD / UNIT}u * ${KS}u + unit % ${CD / UNIT}u * ${UNIT / 4}u;
         //#if K_UNITS * THREADS > BC * CD / UNIT
         if (unit < ${BC * CD / UNIT}u) {
         //#endif
@@ -390,34 +405,29 @@ fn main(
         //#endif
       }
       //#endfor
-      //#if !Q_RESIDENT
       //#for n in Q_UNITS
       {
         let unit = thread + ${n * THREADS}u;
-        let row = unit / ${CD / UNIT}u;
-        let at = (row % 8u * ${TY}u + row / 8u) * ${QS}u + unit % ${CD / UNIT}u * ${UNIT / 4}u;
+        let at = unit / ${CD / UNIT}u * ${QS}u + unit % ${CD / UNIT}u * ${UNIT / 4}u;
         //#if Q_UNITS * THREADS > BR * CD / UNIT
         if (unit < ${BR * CD / UNIT}u) {
         //#endif
         //#for part in UNIT / 4
-        left_smem[at + ${part}u] = unit_vector(ahead_q${n}, ${part}u) * args.sign;
+        left_smem[at + ${part}u] = unit_vector(ahead_q${n}, ${part}u) * SIGN;
         //#endfor
         //#if Q_UNITS * THREADS > BR * CD / UNIT
         }
         //#endif
       }
       //#endfor
-      //#endif
       workgroupBarrier();
       if (chunk + 1u < feature_chunks) {
         //#for n in K_UNITS
-        ahead${n} = fetch_k(block, keys, chunk + 1u, thread + ${n * THREADS}u);
+        ahead${n} = fetch_k(place, keys, chunk + 1u, ${n}u);
         //#endfor
-        //#if !Q_RESIDENT
         //#for n in Q_UNITS
-        ahead_q${n} = fetch_q(block, chunk + 1u, thread + ${n * THREADS}u);
+        ahead_q${n} = fetch_q(place, chunk + 1u, ${n}u);
         //#endfor
-        //#endif
       } else {
         //#for n in V_UNITS
         ahead${n} = fetch_v(block, keys, 0u, thread + ${n * THREADS}u);
@@ -425,30 +435,28 @@ fn main(
       }
 
       // scores: S += q k^T [BR, BC] over the features of the chunk
-      //#if Q_RESIDENT
-      let q_at = ty * ${QS}u + chunk * ${CD / 4}u;
-      //#else
       let q_at = ty * ${QS}u;
-      //#endif
-      for (var d = 0u; d < ${CD / 4}u; d++) {
-        //#for c in 8
-        let k${c} = right_smem[tx * ${KS}u + d + ${c * TX * KS}u];
-        //#endfor
-        //#for half in 2
-        let x${half} = vec4f(k${4 * half}.x, k${4 * half + 1}.x, k${4 * half + 2}.x, k${4 * half + 3}.x);
-        let y${half} = vec4f(k${4 * half}.y, k${4 * half + 1}.y, k${4 * half + 2}.y, k${4 * half + 3}.y);
-        let z${half} = vec4f(k${4 * half}.z, k${4 * half + 1}.z, k${4 * half + 2}.z, k${4 * half + 3}.z);
-        let w${half} = vec4f(k${4 * half}.w, k${4 * half + 1}.w, k${4 * half + 2}.w, k${4 * half + 3}.w);
-        //#endfor
-        //#for r in 8
-        let q${r} = left_smem[q_at + d + ${r * TY * QS}u];
-        //#for half in 2
-        s${r}_${half} = fma(vec4f(q${r}.x), x${half}, s${r}_${half});
-        s${r}_${half} = fma(vec4f(q${r}.y), y${half}, s${r}_${half});
-        s${r}_${half} = fma(vec4f(q${r}.z), z${half}, s${r}_${half});
-        s${r}_${half} = fma(vec4f(q${r}.w), w${half}, s${r}_${half});
-        //#endfor
-        //#endfor
+      if (has_pairs) {
+        for (var d = 0u; d < ${CD / 4}u; d++) {
+          //#for c in 8
+          let k${c} = right_smem[tx * ${KS}u + d + ${c * TX * KS}u];
+          //#endfor
+          //#for half in 2
+          let x${half} = vec4f(k${4 * half}.x, k${4 * half + 1}.x, k${4 * half + 2}.x, k${4 * half + 3}.x);
+          let y${half} = vec4f(k${4 * half}.y, k${4 * half + 1}.y, k${4 * half + 2}.y, k${4 * half + 3}.y);
+          let z${half} = vec4f(k${4 * half}.z, k${4 * half + 1}.z, k${4 * half + 2}.z, k${4 * half + 3}.z);
+          let w${half} = vec4f(k${4 * half}.w, k${4 * half + 1}.w, k${4 * half + 2}.w, k${4 * half + 3}.w);
+          //#endfor
+          //#for r in 8
+          let q${r} = left_smem[q_at + d + ${r * TY * QS}u];
+          //#for half in 2
+          s${r}_${half} = fma(vec4f(q${r}.x), x${half}, s${r}_${half});
+          s${r}_${half} = fma(vec4f(q${r}.y), y${half}, s${r}_${half});
+          s${r}_${half} = fma(vec4f(q${r}.z), z${half}, s${r}_${half});
+          s${r}_${half} = fma(vec4f(q${r}.w), w${half}, s${r}_${half});
+          //#endfor
+          //#endfor
+        }
       }
     }
     //#if !RAW
@@ -484,9 +492,9 @@ fn main(
     let limit${half} = select(m${half} + args.lag, vec4f(HIDDEN), m${half} == vec4f(HIDDEN));
     //#endfor
     if (any(top0 > limit0) || any(top1 > limit1)) {
-      atomicStore(&grown_smem, 1u);
+      atomicStore(&flags_smem[GROWN], 1u);
     }
-    if (workgroupUniformLoad(&grown_smem) != 0u) {
+    if (workgroupUniformLoad(&flags_smem[GROWN]) != 0u) {
       //#for half in 2
       right_smem[(tx * ${TY}u + ty) * 2u + ${half}u] = top${half};
       //#endfor
@@ -509,7 +517,7 @@ fn main(
       //#endfor
       //#endfor
       if (thread == 0u) {
-        atomicStore(&grown_smem, 0u);
+        atomicStore(&flags_smem[GROWN], 0u);
       }
       workgroupBarrier();
     }
@@ -559,12 +567,6 @@ fn main(
     }
     //#endif
     let after = next_tile(block, keys.begin + args.tile_kv, thread);
-    //#if P_WHOLE
-    //#for r in 8
-    left_smem[${P_AT + r * TY * PS}u + ty * ${PS}u + tx * 2u] = s${r}_0;
-    left_smem[${P_AT + r * TY * PS}u + ty * ${PS}u + tx * 2u + 1u] = s${r}_1;
-    //#endfor
-    //#endif
 
     let chunks = (keys.end - keys.first + ${CK - 1}u) / ${CK}u;
     for (var chunk = 0u; chunk < chunks; chunk++) {
@@ -573,12 +575,12 @@ fn main(
         workgroupBarrier();
       }
       {
-        var bad = vec4u();
+        var watched = vec4u();
         //#for n in V_UNITS
-        bad |= nonfinite4(${DTYPE}u, ahead${n});
+        watched = watch(watched, ahead${n});
         //#endfor
-        if (any(bad != vec4u())) {
-          atomicStore(&bad_smem, 1u);
+        if (was_bad(watched)) {
+          atomicStore(&flags_smem[NOT_FINITE], 1u);
           //#for n in V_UNITS
           ahead${n} &= ~nonfinite_elements(ahead${n});
           //#endfor
@@ -598,15 +600,13 @@ fn main(
         //#endif
       }
       //#endfor
-      //#if !P_WHOLE
       if (tx / ${CK / 8}u == chunk) {
         let at = ty * ${PS}u + tx % ${CK / 8}u * 2u;
         //#for r in 8
-        left_smem[at + ${P_AT + r * TY * PS}u] = s${r}_0;
-        left_smem[at + ${P_AT + r * TY * PS + 1}u] = s${r}_1;
+        left_smem[at + ${r * TY * PS}u] = s${r}_0;
+        left_smem[at + ${r * TY * PS + 1}u] = s${r}_1;
         //#endfor
       }
-      //#endif
       workgroupBarrier();
       if (chunk + 1u < chunks) {
         //#for n in V_UNITS
@@ -614,36 +614,32 @@ fn main(
         //#endfor
       } else if (after.begin != NONE) {
         //#for n in K_UNITS
-        ahead${n} = fetch_k(block, keys_from(block, after.begin), 0u, thread + ${n * THREADS}u);
+        ahead${n} = fetch_k(place, keys_from(block, after.begin), 0u, ${n}u);
         //#endfor
-        //#if !Q_RESIDENT
         //#for n in Q_UNITS
-        ahead_q${n} = fetch_q(block, 0u, thread + ${n * THREADS}u);
+        ahead_q${n} = fetch_q(place, 0u, ${n}u);
         //#endfor
-        //#endif
       }
 
       // accumulate: acc += P v [BR, Dv] over the keys of the chunk
-      //#if P_WHOLE
-      let p_at = ty * ${PS}u + chunk * ${CK / 4}u;
-      //#else
       let p_at = ty * ${PS}u;
-      //#endif
-      for (var c = 0u; c < ${CK / 4}u; c++) {
-        //#for r in 8
-        let p${r} = left_smem[p_at + c + ${P_AT + r * TY * PS}u];
-        //#endfor
-        //#for x in 4
-        //#for d in OC
-        let v${x}_${d} = right_smem[c * ${4 * OC * TX}u + tx + ${(x * OC + d) * TX}u];
-        //#for r in 8
-        acc${r}_${d} = fma(vec4f(p${r}[${x}]), v${x}_${d}, acc${r}_${d});
-        //#endfor
-        //#endfor
-        //#endfor
+      if (has_rows) {
+        for (var c = 0u; c < ${CK / 4}u; c++) {
+          //#for r in 8
+          let p${r} = left_smem[p_at + c + ${r * TY * PS}u];
+          //#endfor
+          //#for x in 4
+          //#for d in OC
+          let v${x}_${d} = right_smem[c * ${4 * OC * TX}u + tx + ${(x * OC + d) * TX}u];
+          //#for r in 8
+          acc${r}_${d} = fma(vec4f(p${r}[${x}]), v${x}_${d}, acc${r}_${d});
+          //#endfor
+          //#endfor
+          //#endfor
+        }
       }
     }
-    if (atomicLoad(&bad_smem) != 0u) {
+    if (atomicLoad(&flags_smem[NOT_FINITE]) != 0u) {
       mark_nonfinite(block, keys, thread);
     }
     tile = after;
@@ -667,7 +663,7 @@ fn main(
   //#for r in 8
   if (ty * 8u + ${r}u < rows) {
     let row = ty * 8u + ${r}u;
-    let bad = (atomicLoad(&bad_rows_smem[row / 32u]) & (1u << (row % 32u))) != 0u;
+    let bad = (atomicLoad(&flags_smem[BAD_ROWS + row / 32u]) & (1u << (row % 32u))) != 0u;
     let seen = finish_row(block.head, h, m${r / 4}[${r % 4}], logit${r / 4}[${r % 4}], sum${r / 4}[${r % 4}], bad);
     //#if LSE
     if (tx == 0u) {

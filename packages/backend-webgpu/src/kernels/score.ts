@@ -52,7 +52,8 @@ interface ScoreUnits {
   readonly raw: boolean;
   readonly toLogit: number;
   readonly toExponent: number;
-  readonly sign: number;
+  /** Larger raw products are less likely: kernels take them with the other sign. */
+  readonly negative: boolean;
 }
 
 /** In what scores are counted until exp: raw products where only a scale is to come, so that it costs nothing, else logits. */
@@ -60,8 +61,7 @@ export function scoreUnits(problem: AttentionProblem): ScoreUnits {
   const { scale } = step(problem.program, "scale")!;
   const raw = isRaw(problem);
   const toLogit = raw ? Math.abs(scale) : 1;
-  // Raw products are taken with the sign of the scale, so that larger is always likelier.
-  return { raw, toLogit, toExponent: toLogit * Math.LOG2E, sign: raw && scale < 0 ? -1 : 1 };
+  return { raw, toLogit, toExponent: toLogit * Math.LOG2E, negative: raw && scale < 0 };
 }
 
 /** The same problem without some steps, for a pass that leaves them to another. */

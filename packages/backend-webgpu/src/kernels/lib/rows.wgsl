@@ -20,6 +20,24 @@ fn nonfinite_elements(unit: vec4u) -> vec4u {
   //#endif
 }
 
+// Watches units go by: what it returns for one is given to it with the next, from 0 on. Then `was_bad` says whether some
+// element of them was NaN or Inf.
+fn watch(before: vec4u, unit: vec4u) -> vec4u {
+  //#if DTYPE == F32
+  return max(before, unit << vec4u(1u));
+  //#else
+  return before | nonfinite4(${DTYPE}u, unit);
+  //#endif
+}
+
+fn was_bad(watched: vec4u) -> bool {
+  //#if DTYPE == F32
+  return any(watched >= vec4u(0xff000000u));
+  //#else
+  return any(watched != vec4u());
+  //#endif
+}
+
 // Vector n of a unit whose elements are all finite.
 fn unit_vector(unit: vec4u, n: u32) -> vec4f {
   //#if DTYPE == F32
@@ -43,13 +61,11 @@ fn cut_unit(words: vec4u, behind: u32, shift: u32, count: u32) -> vec4u {
 }
 //#endif
 
-// Elements [at, at + UNIT) of a tensor; those from `count` on are 0.
+// Elements [at, at + UNIT) of a tensor; those from `count` on are 0. No branch: a branch round a load makes the
+// next one wait for it.
 fn load_q(at: u32, count: u32) -> vec4u {
-  if (count == 0u) {
-    return vec4u();
-  }
   //#if VECTOR
-  return q[at / ${UNIT}u];
+  return select(vec4u(), q[at / ${UNIT}u], vec4<bool>(count > 0u));
   //#else
   let word = at / ${PER_WORD}u;
   let words = vec4u(q[word], q[word + 1u], q[word + 2u], q[word + 3u]);
@@ -58,11 +74,8 @@ fn load_q(at: u32, count: u32) -> vec4u {
 }
 
 fn load_k(at: u32, count: u32) -> vec4u {
-  if (count == 0u) {
-    return vec4u();
-  }
   //#if VECTOR
-  return k[at / ${UNIT}u];
+  return select(vec4u(), k[at / ${UNIT}u], vec4<bool>(count > 0u));
   //#else
   let word = at / ${PER_WORD}u;
   let words = vec4u(k[word], k[word + 1u], k[word + 2u], k[word + 3u]);
@@ -71,11 +84,8 @@ fn load_k(at: u32, count: u32) -> vec4u {
 }
 
 fn load_v(at: u32, count: u32) -> vec4u {
-  if (count == 0u) {
-    return vec4u();
-  }
   //#if VECTOR
-  return v[at / ${UNIT}u];
+  return select(vec4u(), v[at / ${UNIT}u], vec4<bool>(count > 0u));
   //#else
   let word = at / ${PER_WORD}u;
   let words = vec4u(v[word], v[word + 1u], v[word + 2u], v[word + 3u]);
@@ -83,7 +93,7 @@ fn load_v(at: u32, count: u32) -> vec4u {
   //#endif
 }
 
-// How many of UNIT elements from column `at` on, of a row that is there or not, are there.
-fn elements_at(at: u32, columns: u32, there: bool) -> u32 {
-  return select(0u, min(${UNIT}u, columns - at), there && at < columns);
+// How many of UNIT elements from column `at` on there are.
+fn elements_at(at: u32, columns: u32) -> u32 {
+  return select(0u, min(${UNIT}u, columns - at), at < columns);
 }
