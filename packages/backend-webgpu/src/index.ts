@@ -163,14 +163,14 @@ export function webgpu(options: WebgpuOptions = {}): BackendProvider {
 }
 
 /**
- * Times the kernels of the back end on this device, verified against each other: about a second on a GPU. Pass what it
+ * Times the kernels of the back end on this device, verified against each other: some seconds on a GPU. Pass what it
  * resolves to to `webgpu({ tuning })`, now or, saved as JSON, another time.
  * @throws FaError FA_OPTION, FA_UNAVAILABLE
  */
 export async function tuneWebgpu(options: WebgpuOptions = {}): Promise<Tuning> {
   const backend = await webgpu({ ...options, tuning: undefined }).open();
   try {
-    return await tune(backend, options.software === true);
+    return await tune(backend);
   } finally {
     await backend.dispose();
   }

@@ -18,20 +18,23 @@ export interface Choice {
   readonly ms: Readonly<Record<string, number>>;
 }
 
-/** Head dims that are tuned apart, by the largest, on which they are measured. */
-const HEAD_DIMS = [64, 128, 256];
-const TUNED_DTYPES: readonly FloatDType[] = ["float32", "float16", "bfloat16"];
-/** Long enough for a GPU to be full; a software adapter takes a moment. */
-const SEQUENCE = 1024;
-const SOFTWARE_SEQUENCE = 64;
+/** What is tuned apart, and how long the sequences are that it is measured on. */
+export interface Classes {
+  readonly dtypes: readonly FloatDType[];
+  /** The largest head dim of each class, in rising order; it is measured on that. */
+  readonly headDims: readonly number[];
+  readonly S: number;
+}
 
-/** Times every forward kernel that a device can run, verified against each other: in about a second on a GPU. */
-export async function tune(backend: Backend, software: boolean): Promise<Tuning> {
+/** Sequences that fill a GPU. */
+const CLASSES: Classes = { dtypes: ["float32", "float16", "bfloat16"], headDims: [64, 128, 256], S: 1024 };
+
+/** Times every forward kernel that a device can run, verified against each other. */
+export async function tune(backend: Backend, { dtypes, headDims, S }: Classes = CLASSES): Promise<Tuning> {
   const choices: Choice[] = [];
-  const S = software ? SOFTWARE_SEQUENCE : SEQUENCE;
-  for (const dtype of TUNED_DTYPES) {
+  for (const dtype of dtypes) {
     let min = 1;
-    for (const max of HEAD_DIMS) {
+    for (const max of headDims) {
       const problem = measuredProblem({ H: 8, Sq: S, Skv: S, D: max, dtype });
       const rows = backend.kernels.filter((row) => plan(problem, backend.capabilities, [row]).ok);
       const ms: Record<string, number> = {};
