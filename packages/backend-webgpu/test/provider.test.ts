@@ -172,8 +172,13 @@ describe("tuning", () => {
       };
       const usual = await open({ device: "another", choices: [] });
       const other = usual === "forward-128" ? "forward-256" : "forward-128";
-      const { device, choices: made } = await tuneWebgpu(SOFTWARE);
-      expect(made.length).toBeGreaterThan(3);
+      const backend = await webgpu(SOFTWARE).open();
+      const { device, choices: made } = await tune(backend, { dtypes: ["float32"], headDims: [8], S: 20 });
+      await backend.dispose();
+      expect(made).toMatchObject([{ dtype: "float32", headDim: { min: 1, max: 8 } }]);
+      const times = Object.values(made[0].ms);
+      expect(times.length).toBeGreaterThan(1);
+      expect(made[0].ms[made[0].kernel]).toBe(Math.min(...times));
       const choice = {
         kernel: other,
         dtype: "float32",
