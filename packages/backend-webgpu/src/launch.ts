@@ -167,7 +167,7 @@ export class Launcher {
     for (let first = 0; first < workgroups; first += most) {
       const end = Math.min(first + most, workgroups);
       const x = Math.min(end - first, MAX_WORKGROUPS);
-      const words = Uint32Array.of(first, end, ...uniforms);
+      const words = Uint32Array.of(first, end, 0, 0, ...uniforms);
       dispatches.push({
         compiled,
         uniforms: this.#uniforms(words),

@@ -92,7 +92,7 @@ export async function runPasses<N extends string>(
   const encoder = device.createCommandEncoder();
   for (const [n, pass] of passes.entries()) {
     if (pass.workgroups === 0) continue;
-    const words = Uint32Array.from([0, pass.workgroups, ...pass.uniforms]);
+    const words = Uint32Array.from([0, pass.workgroups, 0, 0, ...pass.uniforms]);
     const uniforms = device.createBuffer({
       size: Math.ceil(words.byteLength / 16) * 16,
       usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,

@@ -96,7 +96,7 @@ describe.each(KERNELS)("$id", (row) => {
           return { binding: n + 1, resource: { buffer } };
         });
         const uniforms = device.createBuffer({
-          size: Math.ceil((pass.uniforms.byteLength + 8) / 16) * 16,
+          size: Math.ceil((pass.uniforms.byteLength + 16) / 16) * 16,
           usage: GPUBufferUsage.UNIFORM,
         });
         const entries = [{ binding: 0, resource: { buffer: uniforms } }, ...buffers];

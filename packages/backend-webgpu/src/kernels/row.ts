@@ -28,7 +28,7 @@ export interface BufferWindow {
 /**
  * One shader over one grid. A plan is one or more passes, run in order; each sees what those before it wrote.
  *
- * A shader's binding 0 is its uniforms, the storage buffers follow from 1 in the order of `buffers`. The first two words of the
+ * A shader's binding 0 is its uniforms, the storage buffers follow from 1 in the order of `buffers`. The first four words of the
  * uniforms are the launcher's (lib/launch.wgsl): a grid larger than a dispatch may be, or longer than it should run, is cut
  * into several.
  */
@@ -37,7 +37,7 @@ export interface Pass {
   readonly shader: string;
   /** What is compiled in. A shader is compiled once for each set of values. */
   readonly params: ShaderParams;
-  /** The words of the uniforms after the launcher's two; floats as bits. */
+  /** The words of the uniforms after the launcher's four; floats as bits. */
   readonly uniforms: Uint32Array<ArrayBuffer>;
   readonly buffers: readonly BufferWindow[];
   /** In all; the shader counts them in one dimension. */

@@ -100,7 +100,7 @@ export function scoreWords(words: Words, problem: AttentionProblem, first: Score
     .u32(keepThreshold(dropout?.p ?? 0))
     .f32(keepScale(dropout?.p ?? 0))
     .u32(dropout?.seedLow ?? 0, dropout?.seedHigh ?? 0, dropout?.offset ?? 0)
-    .u32(0);
+    .u32(0, 0);
 }
 
 /** Tensors that the steps read beside bias and mask, in the order of bindings. */

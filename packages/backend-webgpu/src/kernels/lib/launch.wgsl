@@ -6,6 +6,8 @@ struct Launch {
   first: u32,
   // Workgroups of the grid up to the end of this dispatch; those beyond it have nothing to do.
   end: u32,
+  // Structs in uniforms are counted in 16 bytes.
+  unused: vec2u,
 }
 
 fn workgroup_index(launch: Launch, id: vec3u, count: vec3u) -> u32 {

@@ -38,7 +38,7 @@ struct Score {
   seed_high: u32,
   draw_offset: u32,
   // Structs in uniforms are counted in 16 bytes.
-  unused: u32,
+  unused: vec2u,
 }
 
 // Finite in the place of -Infinity: the score of a hidden key, and the max of a row that has seen nothing.
