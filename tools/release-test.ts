@@ -1,7 +1,7 @@
 // npm run release-test: a dress rehearsal of a release, on loopback only (tools/loopback.ts says how).
 //
 // Clones the checkout as it stands, versions and publishes every public package there by changesets, each one clean for
-// publint and attw, then is a stranger: installs @fa/core and @fa/backend-wasm in an empty folder with plain npm and
+// publint and attw, then is a stranger: installs @fa/core and the back ends in an empty folder with plain npm and
 // runs the README's first ts block in Node, through a Vite production build in Chromium (a warning is an error), and
 // under `tsc --strict` with both module resolutions. Exit code 0 when all of it holds.
 
@@ -223,9 +223,9 @@ async function rehearse(): Promise<void> {
     mkdirSync(consumer);
     writeFileSync(join(consumer, "package.json"), `{ "name": "consumer", "private": true, "type": "module" }\n`);
     writeFileSync(join(consumer, "example.ts"), readmeExample());
-    await step("npm install @fa/core @fa/backend-wasm in an empty folder", async () => {
+    await step("npm install @fa/core @fa/backend-webgpu @fa/backend-wasm in an empty folder", async () => {
       await guard(consumer, env, registry.url, []);
-      await run("npm", ["install", "@fa/core", "@fa/backend-wasm"], consumer, env);
+      await run("npm", ["install", "@fa/core", "@fa/backend-webgpu", "@fa/backend-wasm"], consumer, env);
     });
     for (const [module, moduleResolution] of [
       ["nodenext", "nodenext"],

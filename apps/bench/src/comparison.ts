@@ -41,7 +41,7 @@ export function comparisonRows({ contestants, entries, roof }: ContestFile): Com
     const rows = cases.map((members) => {
       const own = members.find((entry) => entry.contestant === ours);
       const measured = own && isMeasured(own) ? own : undefined;
-      const share = measured && gflopsOf(measured) / roof.gflops / threads;
+      const share = measured && gflopsOf(measured) / roof!.gflops / threads;
       return [
         `S ${members[0].Sq}, ${members[0].causal ? "causal" : "full"}`,
         !own ? "-" : isMeasured(own) ? rate(gflopsOf(own)) : shortReason(own),

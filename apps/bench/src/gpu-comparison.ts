@@ -16,8 +16,9 @@ export const GPU_NOTE: string =
 /** "62.9 TFLOP/s float32 multiply-add, 640 TFLOP/s subgroup matrices, copying 2755 GB/s" */
 export function gpuRoofs({ roof, gpu }: Pick<ContestFile, "roof" | "gpu">): string {
   const matrix = gpu?.matrixGflops ? [`${tflops(gpu.matrixGflops)} TFLOP/s subgroup matrices`] : [];
-  const copy = gpu ? [`copying a buffer ${gpu.copyGBs.toPrecision(4)} GB/s, read and written`] : [];
-  return [`${tflops(roof.gflops)} TFLOP/s float32 multiply-add`, ...matrix, ...copy].join(", ");
+  const copy = gpu?.copyGBs ? [`copying a buffer ${gpu.copyGBs.toPrecision(4)} GB/s, read and written`] : [];
+  const multiplyAdd = roof ? [`${tflops(roof.gflops)} TFLOP/s float32 multiply-add`] : [];
+  return [...multiplyAdd, ...matrix, ...copy].join(", ");
 }
 
 export function gpuName({ adapter, driver, webgpu }: GpuFacts): string {
@@ -80,7 +81,7 @@ function decodeTable({ gpu }: ContestFile, played: readonly Entry[], names: Read
     const name = names.get(entry.contestant)!;
     if (!isMeasured(entry)) return [name, lacking(entry), "-", "-"];
     const gbs = keyBytes(entry) / entry.timing.medianMs / 1e6;
-    const share = gpu ? `${((100 * gbs) / gpu.copyGBs).toFixed(0)} %` : "-";
+    const share = gpu?.copyGBs ? `${((100 * gbs) / gpu.copyGBs).toFixed(0)} %` : "-";
     return [name, `${(1000 * entry.timing.medianMs).toFixed(1)} µs`, gbs.toFixed(0), share];
   });
   return {

@@ -151,11 +151,11 @@ export function comparisonChart({ contestOf, ...file }: ContestFile): ChartOptio
         }),
         // Only what has no bar has a label.
         label: { show: true, position: "top", rotate: 90, align: "left", verticalAlign: "middle", formatter: () => "" },
-        ...(n === 0 && { markLine: roofLine(roof.gflops, `roof ${roof.gflops.toFixed(1)}`) }),
+        ...(n === 0 && { markLine: roofLine(roof!.gflops, `roof ${roof!.gflops.toFixed(1)}`) }),
       };
     }),
   );
-  const top = Math.max(roof.gflops, ...grid.filter(isMeasured).map(gflopsOf));
+  const top = Math.max(roof!.gflops, ...grid.filter(isMeasured).map(gflopsOf));
   return {
     animation: false,
     backgroundColor: "#ffffff",

@@ -136,7 +136,7 @@ function contestParagraphs(file: ContestFile): string[] {
   const { machine, roof } = file;
   const paragraphs = [
     `**${machine.name}, beside other libraries**, B 1, H 8, float32, ${factsOf(file)}. ` +
-      `Roof: ${roof.gflops.toFixed(1)} GFLOP/s a thread, ${roof.what}. ` +
+      `Roof: ${roof!.gflops.toFixed(1)} GFLOP/s a thread, ${roof!.what}. ` +
       `${librariesOf(file)}. ${COMPARISON_NOTE}.`,
   ];
   for (const comparison of comparisonRows(file)) {

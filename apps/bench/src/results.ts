@@ -51,8 +51,6 @@ interface AnyFile {
   readonly date: string;
   /** Of the code that ran, with "-dirty" when files differed from it; null where there is no git. */
   readonly commit: string | null;
-  /** What the device's arithmetic can do at best, measured in the same run. */
-  readonly roof: Roof;
   /** False when the run was stopped before its last case. */
   readonly complete: boolean;
 }
@@ -60,6 +58,8 @@ interface AnyFile {
 /** One back end over its cases: what `npm start` does. */
 export interface RunFile extends AnyFile {
   readonly kind: "run";
+  /** What the device's arithmetic can do at best, measured in the same run. */
+  readonly roof: Roof;
   readonly backend: { readonly name: string; readonly device: string };
   /** Every back end that was tried, and why each was or was not taken. */
   readonly candidates: readonly CandidateReport[];
@@ -69,6 +69,8 @@ export interface RunFile extends AnyFile {
 /** Several libraries over the same cases, taking turns: what `--peers` and `--targets` do. */
 export interface ContestFile extends AnyFile {
   readonly kind: "contest";
+  /** What the device's arithmetic can do at best, measured in the same run; null where its gauge was found to be wrong. */
+  readonly roof: Roof | null;
   /** Whose contest it is. */
   readonly contestOf: ContestOf;
   /** Of a contest of GPUs. */
@@ -93,8 +95,8 @@ export interface GpuFacts {
   readonly driver: string;
   /** Whose WebGPU it is: "Dawn, npm webgpu 0.6.2". */
   readonly webgpu: string;
-  /** Copying a buffer in the GPU's memory, bytes read and bytes written together, in GB/s. */
-  readonly copyGBs: number;
+  /** Copying a buffer in the GPU's memory, bytes read and bytes written together, in GB/s; null as for the roof. */
+  readonly copyGBs: number | null;
   /** Subgroup matrices in registers, float16 in, float32 out; null where there are none. */
   readonly matrixGflops: number | null;
 }
@@ -307,22 +309,24 @@ const any = {
   machine: object({ name: text, cpu: text, cores: count, platform: text, runtime: text }),
   date,
   commit: orNull(text),
-  roof: object({ gflops: positive, what: text }),
   complete: flag,
 };
+const roof = object({ gflops: positive, what: text });
 
 const FILES: Readonly<Record<ResultsFile["kind"], Check>> = {
   run: object({
     ...any,
+    roof,
     backend: object({ name: text, device: text }),
     candidates: list(object({ name: text, ok: flag, taken: flag, reason: text, device: optional(text) })),
     outcomes: list(outcome()),
   }),
   contest: object({
     ...any,
+    roof: orNull(roof),
     contestOf: optional(oneOf(...CONTESTS)),
     gpu: optional(
-      object({ adapter: text, driver: text, webgpu: text, copyGBs: positive, matrixGflops: orNull(positive) }),
+      object({ adapter: text, driver: text, webgpu: text, copyGBs: orNull(positive), matrixGflops: orNull(positive) }),
     ),
     contestants: list(object({ id: text, name: text, threads: count, what: text, takesPart: flag })),
     entries: list(outcome({ contestant: text })),

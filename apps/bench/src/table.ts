@@ -54,7 +54,7 @@ export function comparisonTable(file: ContestFile, { quiet = same }: TableStyle 
     for (const row of comparison.rows) table.push([...row]);
     return linesOf(table).join("\n");
   });
-  const roof = `of roof: ${file.roof.gflops.toFixed(1)} GFLOP/s a thread, ${file.roof.what}`;
+  const roof = `of roof: ${file.roof!.gflops.toFixed(1)} GFLOP/s a thread, ${file.roof!.what}`;
   return [...blocks, quiet(`${fold(COMPARISON_NOTE, 98)}\n${roof}`)].join("\n\n");
 }
 

@@ -122,7 +122,7 @@ describe.skipIf(!driver.here)("a kernel that rests on an experiment", () => {
 });
 
 describe("tuning", () => {
-  const ms = { "forward-large-64": 2, "forward-large-128": 2, "forward-128": 1 };
+  const ms = { "forward-64": 2, "forward-64-narrow": 2, "forward-128": 1 };
   const choices = [{ kernel: "forward-128", dtype: "float32" as const, headDim: { min: 1, max: 64 }, ms }];
   const capabilities = {
     dtypes: ["float32", "float16"] as const,

@@ -13,7 +13,8 @@ struct Uniforms {
 fn main(@builtin(global_invocation_id) id: vec3u) {
   let factor = vec4f(uniforms.factor);
   //#for n in 8
-  var a_${n} = vec4f(f32(id.x + ${n}u));
+  // No two lanes start alike: a compiler would compute equal ones once.
+  var a_${n} = vec4f(f32(id.x)) + vec4f(${4 * n}.0, ${4 * n + 1}.0, ${4 * n + 2}.0, ${4 * n + 3}.0);
   //#endfor
   for (var round = 0u; round < uniforms.rounds; round++) {
     //#for n in 8
