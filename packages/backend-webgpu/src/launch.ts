@@ -23,8 +23,13 @@ interface Compiled {
   pending: Promise<void> | undefined;
 }
 
+/** Bind groups that a dispatch keeps, for calls on the same buffers: those of results come back from the pool. */
+const BIND_GROUPS = 8;
+
 interface Dispatch {
   readonly compiled: Compiled;
+  /** By the numbers of the buffers; the one made last comes last. */
+  readonly groups: Map<string, GPUBindGroup>;
   readonly uniforms: GPUBuffer;
   readonly buffers: readonly BufferWindow[];
   readonly workgroups: readonly [number, number];
@@ -120,11 +125,10 @@ export class Launcher {
 
   recordAll(encoder: GPUCommandEncoder, dispatches: readonly Dispatch[], buffers: BuffersByName): void {
     const pass = encoder.beginComputePass();
-    for (const { compiled, uniforms, buffers: windows, workgroups } of dispatches) {
-      const { pipeline, layout } = compiled.ready!;
-      pass.setPipeline(pipeline);
-      pass.setBindGroup(0, this.#bindGroup(layout, uniforms, windows, buffers));
-      pass.dispatchWorkgroups(...workgroups);
+    for (const dispatch of dispatches) {
+      pass.setPipeline(dispatch.compiled.ready!.pipeline);
+      pass.setBindGroup(0, this.#bindGroup(dispatch, buffers));
+      pass.dispatchWorkgroups(...dispatch.workgroups);
     }
     pass.end();
   }
@@ -145,19 +149,21 @@ export class Launcher {
     this.#compiled.clear();
   }
 
-  #bindGroup(
-    layout: GPUBindGroupLayout,
-    uniforms: GPUBuffer,
-    windows: readonly BufferWindow[],
-    buffers: BuffersByName,
-  ): GPUBindGroup {
+  #bindGroup({ compiled, groups, uniforms, buffers: windows }: Dispatch, buffers: BuffersByName): GPUBindGroup {
+    let key = "";
+    for (const { name } of windows) key += `${numberOf(buffers[name].gpu)} `;
+    const known = groups.get(key);
+    if (known) return known;
     const entries: GPUBindGroupEntry[] = [{ binding: 0, resource: { buffer: uniforms } }];
     for (const [n, { name, offset = 0, bytes }] of windows.entries()) {
       const { gpu } = buffers[name];
       const size = bytes === undefined ? gpu.size - offset : Math.min(Math.ceil(bytes / 16) * 16, gpu.size - offset);
       entries.push({ binding: n + 1, resource: { buffer: gpu, offset, size } });
     }
-    return this.#device.gpu.createBindGroup({ layout, entries });
+    const made = this.#device.gpu.createBindGroup({ layout: compiled.ready!.layout, entries });
+    groups.set(key, made);
+    if (groups.size > BIND_GROUPS) groups.delete(groups.keys().next().value!);
+    return made;
   }
 
   #dispatchesOf({ shader, params, uniforms, buffers, workgroups, flops }: Pass): Dispatch[] {
@@ -170,6 +176,7 @@ export class Launcher {
       const words = Uint32Array.of(first, end, 0, 0, ...uniforms);
       dispatches.push({
         compiled,
+        groups: new Map(),
         uniforms: this.#uniforms(words),
         buffers,
         workgroups: [x, Math.ceil((end - first) / x)],
@@ -210,6 +217,16 @@ export class Launcher {
     this.#compiled.set(key, compiled);
     return compiled;
   }
+}
+
+const numbers = new WeakMap<GPUBuffer, number>();
+let buffersSeen = 0;
+
+/** A number that no other buffer has or will have. */
+function numberOf(buffer: GPUBuffer): number {
+  let number = numbers.get(buffer);
+  if (number === undefined) numbers.set(buffer, (number = ++buffersSeen));
+  return number;
 }
 
 function finish(compiled: Compiled, pipeline: GPUComputePipeline): void {
