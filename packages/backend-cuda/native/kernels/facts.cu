@@ -1,0 +1,37 @@
+#include "facts.h"
+
+#include "backward.cuh"
+#include "forward.cuh"
+
+namespace fa {
+
+namespace {
+
+template <class T, int HD>
+FaKernel forward_facts(int dtype) {
+  using Sizes = ForwardTile<T, HD>;
+  return {FA_OP_FORWARD, dtype, HD, Sizes::Q, Sizes::KV, Sizes::THREADS, Sizes::SHARED_BYTES};
+}
+template <class T, int HD>
+FaKernel backward_facts(int dtype) {
+  using Sizes = BackwardTile<T, HD>;
+  return {FA_OP_BACKWARD, dtype, HD, Sizes::OWN, Sizes::PASS, Sizes::THREADS, Sizes::SHARED_BYTES};
+}
+
+}  // namespace
+
+int kernel_facts(int n, FaKernel* kernel) {
+  const FaKernel all[] = {
+      forward_facts<float, 64>(FA_FLOAT32),      forward_facts<float, 128>(FA_FLOAT32),
+      forward_facts<float, 256>(FA_FLOAT32),     forward_facts<Float16, 64>(FA_FLOAT16),
+      forward_facts<Float16, 128>(FA_FLOAT16),   forward_facts<Float16, 256>(FA_FLOAT16),
+      backward_facts<float, 64>(FA_FLOAT32),     backward_facts<float, 128>(FA_FLOAT32),
+      backward_facts<float, 256>(FA_FLOAT32),    backward_facts<Float16, 64>(FA_FLOAT16),
+      backward_facts<Float16, 128>(FA_FLOAT16),  backward_facts<Float16, 256>(FA_FLOAT16),
+  };
+  if (n < 0 || n >= static_cast<int>(sizeof all / sizeof *all)) return 0;
+  *kernel = all[n];
+  return 1;
+}
+
+}  // namespace fa

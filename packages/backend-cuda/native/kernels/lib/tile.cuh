@@ -1,0 +1,319 @@
+// Tiles in shared memory and the products of tiles on tensor cores.
+//
+// A tile is ROWS x HD elements, each row in 16-byte chunks whose order is changed by the row (chunk ^ row % 8), so that eight
+// rows of one column of chunks lie in different banks. A step of a product is 32 bytes of a row: 16 elements of 16 bits, or 8
+// of float32. So both kinds share every address, and only the multiplication itself differs.
+//
+// float32 is split into two tf32 numbers of 11 bits, high + low; three products of four make 22 bits. Tensor cores cut off what
+// they add, so sums of many terms are added outside (`Sum`).
+#pragma once
+
+#include "dtype.cuh"
+
+namespace fa {
+
+template <class T, int HD>
+struct Tile {
+  static constexpr int ROW_BYTES = HD * static_cast<int>(sizeof(T));
+  static constexpr int CHUNKS = ROW_BYTES / 16;
+  static constexpr int CHUNK_ELEMS = 16 / static_cast<int>(sizeof(T));
+  /** Elements of a row in one step of a product. */
+  static constexpr int STEP = 32 / static_cast<int>(sizeof(T));
+  static_assert(CHUNKS % 8 == 0, "the order of chunks changes within eight");
+
+  static FA_DEVICE u32 chunk_at(u32 tile_smem, int row, int chunk) {
+    return tile_smem + row * ROW_BYTES + ((chunk ^ (row & 7)) << 4);
+  }
+  static FA_DEVICE T& element(u32 tile_smem, int row, int column) {
+    const u32 at = chunk_at(tile_smem, row, column / CHUNK_ELEMS) + (column % CHUNK_ELEMS) * sizeof(T);
+    return *reinterpret_cast<T*>(shared_at(at));
+  }
+};
+
+/** Steps of a product over `dim` columns. */
+template <class T>
+FA_DEVICE int steps_of(int dim) {
+  return (dim * static_cast<int>(sizeof(T)) + 31) / 32;
+}
+
+struct alignas(16) Chunk {
+  u32 word[4];
+};
+
+/**
+ * load: rows of `dim` elements into a tile, zeros to the end of the last step and for rows that are not there.
+ * @param row_gmem where a row begins, or null
+ * @param aligned rows begin and end at multiples of 16 bytes: copied behind the thread's back, see cp_async_wait
+ */
+template <class T, int HD, int ROWS, int THREADS, class RowAt>
+FA_DEVICE void load_tile(u32 tile_smem, const RowAt& row_gmem, int dim, bool aligned) {
+  using Layout = Tile<T, HD>;
+  const int used = 2 * steps_of<T>(dim);
+#pragma unroll 2
+  for (int n = threadIdx.x; n < ROWS * Layout::CHUNKS; n += THREADS) {
+    const int row = n / Layout::CHUNKS, chunk = n % Layout::CHUNKS;
+    if (chunk >= used) continue;
+    const T* from = row_gmem(row);
+    const u32 to = Layout::chunk_at(tile_smem, row, chunk);
+    const int first = chunk * Layout::CHUNK_ELEMS;
+    if (aligned) {
+      const bool there = from != nullptr && first < dim;
+      cp_async16(to, there ? from + first : nullptr, there ? 16 : 0);
+      continue;
+    }
+    Chunk words = {};
+    T* elements = reinterpret_cast<T*>(words.word);
+    if (from) {
+#pragma unroll
+      for (int e = 0; e < Layout::CHUNK_ELEMS; e++)
+        if (first + e < dim) elements[e] = from[first + e];
+    }
+    *reinterpret_cast<Chunk*>(shared_at(to)) = words;
+  }
+}
+
+// ---- products
+
+/** Sums of [16, 8] in the accumulator layout: rows g and g + 8 (g = lane / 4), columns 2 t and 2 t + 1 (t = lane % 4). */
+using Fragment = float[4];
+
+/** The A operand of a step: rows `row` to `row` + 15 of a tile. */
+template <class T, int HD>
+FA_DEVICE void load_a(u32 (&a_reg)[4], u32 tile_smem, int row, int step) {
+  const int lane = lane_id();
+  ldmatrix_x4(a_reg, Tile<T, HD>::chunk_at(tile_smem, row + (lane & 15), 2 * step + (lane >> 4)));
+}
+
+/** The B operands of a step for 16 columns of the product, which are rows `row` to `row` + 15 of a tile: a b^T. */
+template <class T, int HD>
+FA_DEVICE void load_b_rows(u32 (&b_reg)[4], u32 tile_smem, int row, int step) {
+  const int lane = lane_id();
+  ldmatrix_x4(b_reg, Tile<T, HD>::chunk_at(tile_smem, row + (lane & 7) + ((lane >> 4) << 3), 2 * step + ((lane >> 3) & 1)));
+}
+
+/**
+ * The B operands of a step for 16 columns of the product, which are columns `column` to `column` + 15 of a tile: a b.
+ * For float32 the rows of a step go in the order that `probabilities` gives the columns of its A operand.
+ */
+template <class T, int HD>
+FA_DEVICE void load_b_columns(u32 (&b_reg)[4], u32 tile_smem, int step, int column) {
+  const int lane = lane_id();
+  if constexpr (sizeof(T) == 2) {
+    const int row = 16 * step + (lane & 15);
+    ldmatrix_x4_trans(b_reg, Tile<T, HD>::chunk_at(tile_smem, row, column / 8 + (lane >> 4)));
+  } else {
+    const int row = 8 * step + 2 * (lane & 3);
+#pragma unroll
+    for (int n = 0; n < 2; n++) {
+      b_reg[2 * n] = float_bits(Tile<T, HD>::element(tile_smem, row, column + 8 * n + (lane >> 2)));
+      b_reg[2 * n + 1] = float_bits(Tile<T, HD>::element(tile_smem, row + 1, column + 8 * n + (lane >> 2)));
+    }
+  }
+}
+
+/** Rows of B that a step of `a b` takes. */
+template <class T>
+constexpr int ROWS_A_STEP = sizeof(T) == 2 ? 16 : 8;
+
+/** The A operand of step `step` from accumulators: rounded to T. */
+template <class T, int N>
+FA_DEVICE void probabilities(u32 (&a_reg)[4], const Fragment (&p_reg)[N], int step) {
+  if constexpr (sizeof(T) == 2) {
+    const Fragment &left = p_reg[2 * step], &right = p_reg[2 * step + 1];
+    a_reg[0] = pack2<T>(left[0], left[1]);
+    a_reg[1] = pack2<T>(left[2], left[3]);
+    a_reg[2] = pack2<T>(right[0], right[1]);
+    a_reg[3] = pack2<T>(right[2], right[3]);
+  } else {
+    // Columns 2 t go to place t, columns 2 t + 1 to place t + 4.
+    const Fragment& p = p_reg[step];
+    a_reg[0] = float_bits(p[0]);
+    a_reg[1] = float_bits(p[2]);
+    a_reg[2] = float_bits(p[1]);
+    a_reg[3] = float_bits(p[3]);
+  }
+}
+
+/** Rounded to the 11 bits that a tensor core reads of a float32, ties away from zero. */
+FA_DEVICE u32 tf32_round(u32 bits) { return (bits + 0x1000u) & 0xffffe000u; }
+FA_DEVICE void tf32_split(u32 bits, u32& high, u32& low) {
+  high = tf32_round(bits);
+  low = tf32_round(float_bits(bits_float(bits) - bits_float(high)));
+}
+
+/** A sum under way. For float32 the small products are summed apart, so that less is cut off. */
+template <class T>
+struct Sum {
+  Fragment main = {0.f, 0.f, 0.f, 0.f};
+  FA_DEVICE float value(int e) const { return main[e]; }
+};
+template <>
+struct Sum<float> {
+  Fragment main = {0.f, 0.f, 0.f, 0.f};
+  Fragment small = {0.f, 0.f, 0.f, 0.f};
+  FA_DEVICE float value(int e) const { return main[e] + small[e]; }
+};
+
+/** An A operand ready to be multiplied. */
+template <class T>
+struct Operand {
+  u32 word[4];
+  FA_DEVICE explicit Operand(const u32 (&a_reg)[4]) : word{a_reg[0], a_reg[1], a_reg[2], a_reg[3]} {}
+};
+template <>
+struct Operand<float> {
+  u32 high[4], low[4];
+  FA_DEVICE explicit Operand(const u32 (&a_reg)[4]) {
+#pragma unroll
+    for (int n = 0; n < 4; n++) tf32_split(a_reg[n], high[n], low[n]);
+  }
+};
+
+FA_DEVICE void multiply(Fragment& sum, const Operand<Float16>& a, u32 b0, u32 b1) { mma_f16(sum, a.word, b0, b1); }
+FA_DEVICE void multiply(Fragment& sum, const Operand<Bfloat16>& a, u32 b0, u32 b1) { mma_bf16(sum, a.word, b0, b1); }
+template <class T>
+FA_DEVICE void multiply(Sum<T>& sum, const Operand<T>& a, u32 b0, u32 b1) {
+  multiply(sum.main, a, b0, b1);
+}
+FA_DEVICE void multiply(Sum<float>& sum, const Operand<float>& a, u32 b0, u32 b1) {
+  u32 high0, low0, high1, low1;
+  tf32_split(b0, high0, low0);
+  tf32_split(b1, high1, low1);
+  mma_tf32(sum.small, a.low, high0, high1);
+  mma_tf32(sum.small, a.high, low0, low1);
+  mma_tf32(sum.main, a.high, high0, high1);
+}
+
+/**
+ * scores: s [16, COLUMNS] = a b^T for rows `row` to `row` + 15 of tile a and all rows of tile b, over `dim` columns.
+ */
+template <class T, int HD, int COLUMNS>
+FA_DEVICE void multiply_rows(Fragment (&s_reg)[COLUMNS / 8], u32 a_smem, int row, u32 b_smem, int dim) {
+  Sum<T> sums[COLUMNS / 8];
+  const int steps = steps_of<T>(dim);
+  for (int step = 0; step < steps; step++) {
+    u32 a_reg[4];
+    load_a<T, HD>(a_reg, a_smem, row, step);
+    const Operand<T> a(a_reg);
+#pragma unroll
+    for (int n = 0; n < COLUMNS / 16; n++) {
+      u32 b_reg[4];
+      load_b_rows<T, HD>(b_reg, b_smem, 16 * n, step);
+      multiply(sums[2 * n], a, b_reg[0], b_reg[1]);
+      multiply(sums[2 * n + 1], a, b_reg[2], b_reg[3]);
+    }
+  }
+#pragma unroll
+  for (int n = 0; n < COLUMNS / 8; n++) {
+#pragma unroll
+    for (int e = 0; e < 4; e++) s_reg[n][e] = sums[n].value(e);
+  }
+}
+
+/**
+ * accumulate: acc [16, WIDTH] += p b for p [16, ROWS] in registers and columns `first` to `first` + WIDTH - 1 of tile b, of which
+ * those from `dim` on are left out.
+ */
+template <class T, int HD, int ROWS, int WIDTH>
+FA_DEVICE void multiply_columns(Fragment (&acc_reg)[WIDTH / 8], const Fragment (&p_reg)[ROWS / 8], u32 b_smem, int first,
+                                int dim) {
+  constexpr int STEPS = ROWS / ROWS_A_STEP<T>;
+  if constexpr (sizeof(T) == 2) {
+#pragma unroll
+    for (int step = 0; step < STEPS; step++) {
+      u32 a_reg[4];
+      probabilities<T>(a_reg, p_reg, step);
+      const Operand<T> a(a_reg);
+#pragma unroll
+      for (int n = 0; n < WIDTH / 16; n++) {
+        if (first + 16 * n >= dim) break;
+        u32 b_reg[4];
+        load_b_columns<T, HD>(b_reg, b_smem, step, first + 16 * n);
+        multiply(acc_reg[2 * n], a, b_reg[0], b_reg[1]);
+        multiply(acc_reg[2 * n + 1], a, b_reg[2], b_reg[3]);
+      }
+    }
+  } else {
+    // The tile's share is summed by itself and added as float32, rounded: over many tiles, what tensor cores cut off adds up.
+#pragma unroll
+    for (int n = 0; n < WIDTH / 16; n++) {
+      if (first + 16 * n >= dim) break;
+      Sum<T> left, right;
+#pragma unroll
+      for (int step = 0; step < STEPS; step++) {
+        u32 a_reg[4], b_reg[4];
+        probabilities<T>(a_reg, p_reg, step);
+        load_b_columns<T, HD>(b_reg, b_smem, step, first + 16 * n);
+        const Operand<T> a(a_reg);
+        multiply(left, a, b_reg[0], b_reg[1]);
+        multiply(right, a, b_reg[2], b_reg[3]);
+      }
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        acc_reg[2 * n][e] += left.value(e);
+        acc_reg[2 * n + 1][e] += right.value(e);
+      }
+    }
+  }
+}
+
+// ---- what is not finite
+
+FA_DEVICE bool is_finite(Float16 x) { return (x.bits & 0x7c00u) != 0x7c00u; }
+FA_DEVICE bool is_finite(Bfloat16 x) { return (x.bits & 0x7f80u) != 0x7f80u; }
+
+/**
+ * Before `multiply_columns` where some pairs are hidden: 0 times NaN is NaN, so what is not finite is taken out of tile b, and put
+ * as NaN into the sums of those rows that see it. Costs a look at the tile when all is finite, which is the common case.
+ * Every thread of the block calls it; others' reads of the tile must be over, and tile b is not what it was.
+ * @param sees whether row g (half 0) or g + 8 (half 1) of this warp sees row `n` of the tile
+ */
+template <class T, int HD, int ROWS, int WIDTH, int THREADS, class Sees>
+FA_DEVICE void take_out_nan(Fragment (&acc_reg)[WIDTH / 8], u32 b_smem, int first, int dim, const Sees& sees) {
+  using Layout = Tile<T, HD>;
+  const int used = 2 * steps_of<T>(dim);
+  bool found = false;
+  for (int n = threadIdx.x; n < ROWS * Layout::CHUNKS; n += THREADS) {
+    const int row = n / Layout::CHUNKS, chunk = n % Layout::CHUNKS;
+    if (chunk >= used) continue;
+    const Chunk words = *reinterpret_cast<const Chunk*>(shared_at(Layout::chunk_at(b_smem, row, chunk)));
+    const T* elements = reinterpret_cast<const T*>(words.word);
+#pragma unroll
+    for (int e = 0; e < Layout::CHUNK_ELEMS; e++) found = found || !is_finite(elements[e]);
+  }
+  if (!__syncthreads_or(found)) return;
+  const int column = 2 * (lane_id() & 3);
+  for (int row = 0; row < ROWS; row++) {
+    const bool seen[2] = {sees(0, row), sees(1, row)};
+#pragma unroll
+    for (int n = 0; n < WIDTH / 8; n++) {
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        const int at = first + 8 * n + column + (e & 1);
+        if (at < dim && seen[e >> 1] && !is_finite(Layout::element(b_smem, row, at))) acc_reg[n][e] = quiet_nan();
+      }
+    }
+  }
+  __syncthreads();
+  for (int n = threadIdx.x; n < ROWS * Layout::CHUNKS; n += THREADS) {
+    const int row = n / Layout::CHUNKS, chunk = n % Layout::CHUNKS;
+    if (chunk >= used) continue;
+    T* elements = reinterpret_cast<T*>(shared_at(Layout::chunk_at(b_smem, row, chunk)));
+#pragma unroll
+    for (int e = 0; e < Layout::CHUNK_ELEMS; e++)
+      if (!is_finite(elements[e])) elements[e] = T{};
+  }
+  __syncthreads();
+}
+
+/** Adds, or takes the larger of, the four lanes that share a row. */
+FA_DEVICE float quad_sum(float x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
+FA_DEVICE float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+
+}  // namespace fa

@@ -1,0 +1,27 @@
+// The kernels there are, and how each is started. One .cu file a dtype and direction, so that they compile side by side.
+#pragma once
+
+#include "lib/score.cuh"
+
+namespace fa {
+
+cudaError_t forward_float16(const Attention& p, bool general, cudaStream_t stream);
+cudaError_t forward_bfloat16(const Attention& p, bool general, cudaStream_t stream);
+cudaError_t forward_float32(const Attention& p, bool general, cudaStream_t stream);
+cudaError_t backward_float16(const Attention& p, bool general, cudaStream_t stream);
+cudaError_t backward_bfloat16(const Attention& p, bool general, cudaStream_t stream);
+cudaError_t backward_float32(const Attention& p, bool general, cudaStream_t stream);
+
+cudaError_t run_cast(const double* slots, cudaStream_t stream);
+cudaError_t run_matmul(const double* slots, cudaStream_t stream);
+cudaError_t run_column_sums(const double* slots, cudaStream_t stream);
+/** GFLOP/s of dense bfloat16 by mma.sync. */
+cudaError_t measure_roof(int processors, double* gflops, cudaStream_t stream);
+
+/** Blocks along x that a grid may have. */
+constexpr i64 MAX_GRID = 0x7fffffff;
+
+/** Head dims that attention kernels are compiled for; the first that holds D and Dv is taken. */
+constexpr int HEAD_DIMS[] = {64, 128, 256};
+
+}  // namespace fa

@@ -1,0 +1,279 @@
+/** The kernel table: facts that the planner chooses by, and the launches that a plan becomes. */
+import {
+  bytesPerElement,
+  FLOAT_DTYPES,
+  keepScale,
+  keepThreshold,
+  SCORE_STEPS,
+  step,
+  EVERYTHING,
+  type AttentionProblem,
+  type CastProblem,
+  type FloatDType,
+  type KernelRow,
+  type LinearProblem,
+  type Plan,
+  type Problem,
+  type Tile,
+} from "@fa/core";
+import { DTYPE } from "./abi.ts";
+import { at, launchOf, type Launch, type TensorAt } from "./device.ts";
+
+/** A kernel with what makes it run. */
+export interface CudaRow extends KernelRow {
+  readonly launches: (plan: Plan<never>, workspace: Workspace) => Launch[];
+}
+
+/** Tunables of the attention kernels; native/kernels/{forward,backward}.cuh have the same, which a test compares. */
+export const ATTENTION_TILES = [
+  { op: "attention", bytes: 4, headDim: 64, tile: { q: 64, kv: 32 }, sharedBytes: 32_768 },
+  { op: "attention", bytes: 4, headDim: 128, tile: { q: 64, kv: 32 }, sharedBytes: 65_536 },
+  { op: "attention", bytes: 4, headDim: 256, tile: { q: 32, kv: 32 }, sharedBytes: 98_304 },
+  { op: "attention", bytes: 2, headDim: 64, tile: { q: 64, kv: 64 }, sharedBytes: 24_576 },
+  { op: "attention", bytes: 2, headDim: 128, tile: { q: 64, kv: 64 }, sharedBytes: 49_152 },
+  { op: "attention", bytes: 2, headDim: 256, tile: { q: 64, kv: 64 }, sharedBytes: 98_304 },
+  { op: "attentionBackward", bytes: 4, headDim: 64, tile: { q: 64, kv: 32 }, sharedBytes: 49_152 },
+  { op: "attentionBackward", bytes: 4, headDim: 128, tile: { q: 64, kv: 32 }, sharedBytes: 98_304 },
+  { op: "attentionBackward", bytes: 4, headDim: 256, tile: { q: 32, kv: 16 }, sharedBytes: 98_304 },
+  { op: "attentionBackward", bytes: 2, headDim: 64, tile: { q: 64, kv: 32 }, sharedBytes: 24_576 },
+  { op: "attentionBackward", bytes: 2, headDim: 128, tile: { q: 64, kv: 32 }, sharedBytes: 49_152 },
+  { op: "attentionBackward", bytes: 2, headDim: 256, tile: { q: 64, kv: 32 }, sharedBytes: 98_304 },
+] as const;
+
+/** A piece of split keys has at least so many: below, starting it costs more than it saves. */
+const FEWEST_KEYS_A_SPLIT = 256;
+const MOST_SPLITS = 128;
+/** Blocks a multiprocessor that keep it busy. */
+const BLOCKS_A_PROCESSOR = 2;
+
+/** Alignment of the parts of a workspace, in bytes. */
+const ALIGNMENT = 256;
+
+/** Memory beside the tensors, handed out part by part. */
+export class Workspace {
+  bytes = 0;
+
+  take(bytes: number): TensorAt {
+    const offset = this.bytes;
+    this.bytes = offset + Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+    return at("workspace", offset);
+  }
+}
+
+/** How attention's rows and keys are shared out among blocks. */
+export interface Sharing {
+  /** Query heads that share a key head and go into one block of rows. */
+  readonly group: number;
+  readonly splits: number;
+}
+
+/** Decode: the heads of a group become rows of one block, and the keys are split until the device is busy. */
+export function sharingOf(problem: AttentionProblem, tile: Tile, processors: number): Sharing {
+  const { B, H, Hkv, Sq, Skv } = problem;
+  const group = H > Hkv && Sq * (H / Hkv) <= tile.q ? H / Hkv : 1;
+  const blocks = B * (H / group) * Math.ceil((group * Sq) / tile.q);
+  const wanted = Math.floor((BLOCKS_A_PROCESSOR * processors) / Math.max(blocks, 1));
+  const possible = Math.floor(Skv / FEWEST_KEYS_A_SPLIT);
+  return { group, splits: Math.max(1, Math.min(wanted, possible, MOST_SPLITS)) };
+}
+
+/** float8 is read by no attention kernel: its tensors become bfloat16 first, which holds each of its numbers. */
+const COMPUTED_AS: Readonly<Record<FloatDType, FloatDType>> = {
+  float32: "float32",
+  float16: "float16",
+  bfloat16: "bfloat16",
+  float8e4m3: "bfloat16",
+};
+
+/** @param processors multiprocessors of the device */
+export function kernelTable(processors: number): CudaRow[] {
+  const attention = ATTENTION_TILES.map(({ op, bytes, headDim, tile, sharedBytes }): CudaRow => {
+    const launches = (plan: Plan<never>, workspace: Workspace): Launch[] =>
+      attentionLaunches(plan as Plan as Plan<AttentionProblem>, workspace, processors);
+    return {
+      id: `${op === "attention" ? "forward" : "backward"}-${bytes === 4 ? "float32" : "half"}-d${headDim}`,
+      op,
+      dtypes: bytes === 4 ? ["float32"] : ["float16", "bfloat16", "float8e4m3"],
+      headDim: { min: 1, max: headDim },
+      steps: SCORE_STEPS,
+      needs: [],
+      tile,
+      maxTile: tile,
+      sharedBytes: () => sharedBytes,
+      workspaceBytes: (problem, planned) => workspaceOf(launches, problem, planned),
+      launches,
+    };
+  });
+  const plain = { dtypes: FLOAT_DTYPES, needs: [], tile: { q: 64, kv: 64 }, maxTile: { q: 64, kv: 64 } };
+  const none = (): number => 0;
+  return [
+    ...attention,
+    { ...plain, id: "cast", op: "cast", workspaceBytes: none, launches: castLaunches as CudaRow["launches"] },
+    { ...plain, id: "linear", op: "linear", workspaceBytes: none, launches: linearLaunches as CudaRow["launches"] },
+    {
+      ...plain,
+      id: "linear-backward",
+      op: "linearBackward",
+      workspaceBytes: (problem, tile) => workspaceOf(linearBackwardLaunches as CudaRow["launches"], problem, tile),
+      launches: linearBackwardLaunches as CudaRow["launches"],
+    },
+  ];
+}
+
+function workspaceOf(launches: CudaRow["launches"], problem: Problem, tile: Tile): number {
+  const workspace = new Workspace();
+  launches({ problem, tile } as unknown as Plan<never>, workspace);
+  return workspace.bytes;
+}
+
+function attentionLaunches({ problem, tile }: Plan<AttentionProblem>, workspace: Workspace, processors: number): Launch[] {
+  const { op, B, H, Hkv, Sq, Skv, D, Dv, layout, program } = problem;
+  const computedAs = COMPUTED_AS[problem.dtype];
+  const launches: Launch[] = [];
+  /** Where the kernel finds a tensor of the problem's dtype. */
+  const operand = (name: string, elements: number): TensorAt => {
+    if (computedAs === problem.dtype) return at(name);
+    const y = workspace.take(elements * bytesPerElement(computedAs));
+    launches.push(castLaunch(at(name), y, problem.dtype, computedAs, elements));
+    return y;
+  };
+  const backward = op === "attentionBackward";
+  const { group, splits } = backward ? { group: 1, splits: 1 } : sharingOf(problem, tile, processors);
+  const rows = B * H * Sq;
+  const bias = step(program, "bias");
+  const alibi = step(program, "alibi");
+  const visibility = step(program, "visibility");
+  const sinks = step(program, "sinks");
+  const dropout = step(program, "dropout");
+  const { band = EVERYTHING, mask } = visibility ?? {};
+  const common = {
+    q: operand("q", rows * D),
+    k: operand("k", B * Hkv * Skv * D),
+    v: operand("v", B * Hkv * Skv * Dv),
+    out: at("out"),
+    lse: at("lse"),
+    bias: bias && at("bias"),
+    mask: mask && at("mask"),
+    alibi: alibi && at("alibiSlopes"),
+    sinks: sinks && at("sinks"),
+    dtype: DTYPE[computedAs],
+    b: B,
+    h: H,
+    hkv: Hkv,
+    sq: Sq,
+    skv: Skv,
+    d: D,
+    dv: Dv,
+    bshd: layout === "bshd",
+    tileQ: tile.q,
+    tileKv: tile.kv,
+    group,
+    splits,
+    scale: step(program, "scale")!.scale,
+    softcap: step(program, "softcap")?.cap,
+    bandLo: band.lo,
+    bandHi: band.hi,
+    biasDtype: bias && DTYPE[bias.dtype],
+    biasBatch: bias?.operand.strides[0],
+    biasHead: bias?.operand.strides[1],
+    biasRow: bias?.operand.strides[2],
+    biasColumn: bias?.operand.strides[3],
+    maskBatch: mask?.strides[0],
+    maskHead: mask?.strides[1],
+    maskRow: mask?.strides[2],
+    maskColumn: mask?.strides[3],
+    alibiDtype: alibi && DTYPE[alibi.dtype],
+    alibiPerBatch: alibi?.perBatch,
+    sinksDtype: sinks && DTYPE[sinks.dtype],
+    dropout: dropout !== undefined,
+    dropoutThreshold: dropout && keepThreshold(dropout.p),
+    dropoutScale: dropout && keepScale(dropout.p),
+    dropoutSeedLow: dropout?.seedLow,
+    dropoutSeedHigh: dropout?.seedHigh,
+    dropoutOffset: dropout?.offset,
+  };
+  if (backward) {
+    launches.push(
+      launchOf("backward", {
+        ...common,
+        dout: at("dout"),
+        dq: at("dq"),
+        dk: at("dk"),
+        dvOut: at("dv"),
+        dbias: bias && at("dbias"),
+        dsinks: sinks && at("dsinks"),
+        delta: workspace.take(4 * rows),
+      }),
+    );
+  } else {
+    const partial = splits > 1 ? workspace.take(4 * splits * rows * Dv) : undefined;
+    const partialLse = splits > 1 ? workspace.take(4 * splits * rows) : undefined;
+    launches.push(launchOf("forward", { ...common, partial, partialLse }));
+  }
+  return launches;
+}
+
+function castLaunch(x: TensorAt, y: TensorAt, from: FloatDType, to: FloatDType, elements: number): Launch {
+  return launchOf("cast", { x, y, from: DTYPE[from], to: DTYPE[to], elements });
+}
+
+function castLaunches({ problem }: Plan<CastProblem>): Launch[] {
+  return [castLaunch(at("x"), at("y"), problem.dtype, problem.resultDType, problem.elements)];
+}
+
+/** y [M, width] = x [M, K] W[first .. first + width, K]^T + bias, one a result. */
+function linearLaunches({ problem }: Plan<LinearProblem>): Launch[] {
+  const { M, K, dtype, split, bias } = problem;
+  const bytes = bytesPerElement(dtype);
+  let first = 0;
+  return split.map((width, part) => {
+    const launch = launchOf("matmul", {
+      a: at("x"),
+      aRow: K,
+      aColumn: 1,
+      b: at("weight", first * K * bytes),
+      bRow: 1,
+      bColumn: K,
+      c: at(`y${part}`),
+      cRow: width,
+      cColumn: 1,
+      bias: bias ? at("bias", first * bytes) : undefined,
+      m: M,
+      n: width,
+      k: K,
+      dtype: DTYPE[dtype],
+    });
+    first += width;
+    return launch;
+  });
+}
+
+/** dx [M, K] = dy W, dweight [N, K] = dy^T x, dbias [N] = column sums of dy; dy [M, N] is put together from its parts. */
+function linearBackwardLaunches({ problem }: Plan<LinearProblem>, workspace: Workspace): Launch[] {
+  const { M, N, K, split } = problem;
+  const bytes = bytesPerElement(problem.dtype);
+  const dtype = DTYPE[problem.dtype];
+  const launches: Launch[] = [];
+  let dy = at("dy0");
+  if (split.length > 1) {
+    dy = workspace.take(M * N * bytes);
+    let first = 0;
+    for (const [part, columns] of split.entries()) {
+      const to = at(dy.tensor, dy.offset + first * bytes);
+      const width = columns * bytes;
+      launches.push(
+        launchOf("gather", { from: at(`dy${part}`), fromPitch: width, to, toPitch: N * bytes, width, rows: M }),
+      );
+      first += columns;
+    }
+  }
+  const weight = { b: at("weight"), bRow: K, bColumn: 1 };
+  const x = { b: at("x"), bRow: K, bColumn: 1 };
+  launches.push(
+    launchOf("matmul", { a: dy, aRow: N, aColumn: 1, ...weight, c: at("dx"), cRow: K, cColumn: 1, m: M, n: K, k: N, dtype }),
+    launchOf("matmul", { a: dy, aRow: 1, aColumn: N, ...x, c: at("dweight"), cRow: K, cColumn: 1, m: N, n: K, k: M, dtype }),
+    launchOf("columnSums", { x: dy, out: at("dbias"), m: M, n: N, dtype }),
+  );
+  return launches;
+}
+
