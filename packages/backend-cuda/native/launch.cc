@@ -163,10 +163,10 @@ Attention attention_of(const double* slots) {
   p.vAligned = aligned(p.Dv, {p.v_gmem, p.dout_gmem});
   p.tileQ = size(FA_TILE_Q), p.tileKV = size(FA_TILE_KV), p.group = size(FA_GROUP), p.splits = size(FA_SPLITS);
 
-  const double scale = slots[FA_SCALE], cap = slots[FA_SOFTCAP], log2e = 1.4426950408889634;
-  p.scale = static_cast<float>(cap > 0 ? scale / cap : scale * log2e);
-  p.cap = static_cast<float>(cap * log2e);
-  p.slope = static_cast<float>(scale);
+  const double scale = slots[FA_SCALE], cap = slots[FA_SOFTCAP];
+  p.scale = static_cast<float>(scale);
+  p.cap = static_cast<float>(cap);
+  p.scaleByCap = cap > 0 ? static_cast<float>(scale / cap) : 0.f;
   p.lo = clamped(slots[FA_BAND_LO]), p.hi = clamped(slots[FA_BAND_HI]);
   p.biasDType = size(FA_BIAS_DTYPE), p.alibiDType = size(FA_ALIBI_DTYPE), p.sinksDType = size(FA_SINKS_DTYPE);
   p.alibiPerBatch = slots[FA_ALIBI_PER_BATCH] != 0;
@@ -181,7 +181,8 @@ Attention attention_of(const double* slots) {
 
 /** What the kernels for the common options leave out. */
 bool is_general(const Attention& p) {
-  return p.cap > 0 || p.bias_gmem || p.alibi_gmem || p.mask_gmem || p.hasDropout;
+  // Hidden scores are -Infinity, which a scale of 0 would make NaN.
+  return !(p.scale >= 0x1p-120f) || p.cap > 0 || p.sinks_gmem || p.bias_gmem || p.alibi_gmem || p.mask_gmem || p.hasDropout;
 }
 
 cudaError_t run_attention(FaInstance* instance, FaOp op, const double* slots) {

@@ -166,7 +166,7 @@ float truncate(double x) {
   return y;
 }
 
-/** d += a b for fragments of `PER` elements a word; in: a[4], b[2], d in out. */
+/** d + a b for fragments of `PER` elements a word; in: a[4], b[2], d[4]. */
 template <int PER, float (*VALUE)(u32)>
 void multiply(Exchange& exchange) {
   constexpr int K = 8 * PER;
@@ -190,10 +190,10 @@ void multiply(Exchange& exchange) {
     const int g = lane / 4, t = lane % 4;
     for (int e = 0; e < 4; e++) {
       const float *row = a[g + (e / 2) * 8], *column = b[2 * t + e % 2];
-      double sum = 0;
+      double sum = bits_to_float(exchange.in[lane][6 + e]);
       for (int k = 0; k < K; k++) sum += static_cast<double>(row[k]) * column[k];
-      const float part = truncate(sum);
-      std::memcpy(&exchange.out[lane][e], &part, 4);
+      const float result = truncate(sum);
+      std::memcpy(&exchange.out[lane][e], &result, 4);
     }
   }
 }
@@ -203,10 +203,10 @@ float bf16_value(u32 bits) { return bits_to_float(bits << 16); }
 
 template <void (*MULTIPLY)(Exchange&)>
 void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-  const u32 in[6] = {a[0], a[1], a[2], a[3], b0, b1};
-  float sum[4];
-  collective(in, 6, reinterpret_cast<u32*>(sum), 4, MULTIPLY);
-  for (int e = 0; e < 4; e++) d[e] = truncate(static_cast<double>(d[e]) + sum[e]);
+  u32 in[10] = {a[0], a[1], a[2], a[3], b0, b1}, out[4];
+  std::memcpy(in + 6, d, 16);
+  collective(in, 10, out, 4, MULTIPLY);
+  std::memcpy(d, out, 16);
 }
 
 template <bool TRANSPOSED>

@@ -37,7 +37,7 @@ bool sync_block_or(bool value);
 
 /** Words that the lanes of a warp bring, and what they get. */
 struct Exchange {
-  u32 in[32][8];
+  u32 in[32][10];
   u32 out[32][4];
 };
 /** Called by each lane of a warp; `compute` runs once, when all have come. */

@@ -5,7 +5,7 @@
 //   backward_q  a block owns rows, tiles of keys pass by:     dq += ds k
 //   sums of dbias and dsinks
 //
-// with p = 2^(s - lse) before dropout, ds = p (dropout dp - delta) slope, dp = dout v^T. Scores are made twice, transposed where
+// with p = e^(s - lse) before dropout, ds = p (dropout dp - delta) slope, dp = dout v^T. Scores are made twice, transposed where
 // a block owns keys, so that p and ds go from accumulators to the next product in registers.
 //
 // Dao, "FlashAttention-2", 2023, algorithm 2.
@@ -32,7 +32,7 @@ struct BackwardTile {
 /** A row as the backward pass sees it. */
 struct Row {
   Query query;
-  /** In log2 units; -Infinity: no pair counts. */
+  /** -Infinity: no pair counts. */
   float lse;
   float delta;
 };
@@ -42,7 +42,7 @@ FA_DEVICE Row row_at(const Attention& p, int b, int h, int i, bool there) {
   Row row = {query_at<GENERAL>(p, b, h, i, there), NEGATIVE_INFINITY, 0.f};
   if (!there) return row;
   const i64 at = (b * i64{p.H} + h) * p.Sq + i;
-  row.lse = p.lse_gmem[at] * LOG2E;
+  row.lse = p.lse_gmem[at];
   row.delta = p.delta_gmem[at];
   return row;
 }
@@ -52,11 +52,11 @@ FA_DEVICE bool counts(const Attention& p, const Row& row, int j) {
   return row.lse != NEGATIVE_INFINITY && visible<GENERAL>(p, row.query, j);
 }
 
-/** dropout(p) and ds, in natural units, from q.k and dout.v of a pair that counts. */
+/** dropout(p) and ds from q.k and dout.v of a pair that counts. */
 template <bool GENERAL>
 FA_DEVICE void gradients(const Attention& p, const Row& row, int j, float& qk_to_p, float& dp_to_ds) {
   const Query& q = row.query;
-  const float qk = qk_to_p, weight = exp2_approx(score_of<GENERAL>(p, q, j, qk) - row.lse);
+  const float qk = qk_to_p, weight = exp2_approx((score_of<GENERAL>(p, q, j, qk) - row.lse) * LOG2E);
   float factor = 1.f;
   if constexpr (GENERAL) {
     if (p.hasDropout) {
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(BackwardTile<T, HD>::THREADS) backward_kv(cons
           for (int half = 0; half < 2; half++) {
             const int j = firstKey + warpRow + g + 8 * half, e = 2 * half + column;
             if (j < endKey && counts<GENERAL>(p, row, j)) {
-              const float slope = score_slope(p, p_reg[n][e]);
+              const float slope = score_slope<GENERAL>(p, p_reg[n][e]);
               gradients<GENERAL>(p, row, j, p_reg[n][e], ds_reg[n][e]);
               ds_reg[n][e] *= slope;
             } else {
@@ -247,7 +247,7 @@ __global__ void __launch_bounds__(BackwardTile<T, HD>::THREADS) backward_q(const
       for (int e = 0; e < 4; e++) {
         const int half = e >> 1, column = 8 * n + 2 * t + (e & 1);
         if (sees(half, column)) {
-          const float slope = score_slope(p, p_reg[n][e]);
+          const float slope = score_slope<GENERAL>(p, p_reg[n][e]);
           gradients<GENERAL>(p, row[half], j0 + column, p_reg[n][e], ds_reg[n][e]);
           ds_reg[n][e] *= slope;
         } else {
@@ -320,7 +320,7 @@ __global__ void __launch_bounds__(32) sink_gradients(const Attention p) {
   for (i64 n = lane_id(); n < i64{p.B} * p.Sq; n += 32) {
     const i64 at = (n / p.Sq * p.H + h) * p.Sq + n % p.Sq;
     const float lse = p.lse_gmem[at];
-    if (lse != NEGATIVE_INFINITY) sum -= exp2_approx(sink - lse * LOG2E) * p.delta_gmem[at];
+    if (lse != NEGATIVE_INFINITY) sum -= exp2_approx((sink - lse) * LOG2E) * p.delta_gmem[at];
   }
   sum = warp_sum(sum);
   if (lane_id() == 0) store_as(p.sinksDType, p.dsinks_gmem, h, sum);
@@ -335,7 +335,8 @@ __global__ void __launch_bounds__(32 * SUM_WARPS) bias_gradients(const Attention
   if (at >= i64{sizeB} * sizeH * sizeI * sizeJ) return;
   const int ownJ = static_cast<int>(at % sizeJ), ownI = static_cast<int>(at / sizeJ % sizeI);
   const int ownH = static_cast<int>(at / sizeJ / sizeI % sizeH), ownB = static_cast<int>(at / sizeJ / sizeI / sizeH);
-  float sum = 0.f;
+  // In float64: the terms of a row add up to nearly nothing.
+  double sum = 0;
   for (int b = p.bias.batch ? ownB : 0; b < (p.bias.batch ? ownB + 1 : p.B); b++) {
     for (int h = p.bias.head ? ownH : 0; h < (p.bias.head ? ownH + 1 : p.H); h++) {
       const int keyHead = h / (p.H / p.Hkv);
@@ -354,7 +355,7 @@ __global__ void __launch_bounds__(32 * SUM_WARPS) bias_gradients(const Attention
       }
     }
   }
-  if (lane_id() == 0) store_as(p.biasDType, p.dbias_gmem, at, sum);
+  if (lane_id() == 0) store_as(p.biasDType, p.dbias_gmem, at, static_cast<float>(sum));
 }
 
 }  // namespace fa

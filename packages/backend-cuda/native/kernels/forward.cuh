@@ -6,7 +6,7 @@
 //   setup       m, l [Br], acc [Br, Dv]; q to shared memory
 //   load        k [Bc, D], v [Bc, Dv] by cp.async
 //   scores      s [Br, Bc] = program(q k^T)
-//   softmax     p [Br, Bc] = 2^(s - m), l; what came before is rescaled to the new max
+//   softmax     p [Br, Bc] = e^(s - m), l; what came before is rescaled to the new max
 //   accumulate  acc [Br, Dv] += dropout(p) v
 //   finish      out = acc / l, lse = m + log l
 //
@@ -70,11 +70,13 @@ __global__ void __launch_bounds__(ForwardTile<T, HD>::THREADS) forward(const Att
     end = static_cast<int>(least<i64>(end, (split + i64{1}) * each));
   }
 
+  // With the common options s and m are q.k, not scaled: p = 2^((s - m) unit log2(e)).
+  const float unit = GENERAL ? 1.f : p.scale, toLog2 = unit * LOG2E;
   float m[2], l[2];
   Fragment acc_reg[HD / 8];
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    const bool counts = query[half].there && split == 0;
+    const bool counts = GENERAL && query[half].there && split == 0;
     m[half] = counts ? sink_of(p, query[half].h) : NEGATIVE_INFINITY;
     // One of the four lanes of a row has the sink's share; they are summed in the end.
     l[half] = m[half] == NEGATIVE_INFINITY || t != 0 ? 0.f : 1.f;
@@ -132,7 +134,8 @@ __global__ void __launch_bounds__(ForwardTile<T, HD>::THREADS) forward(const Att
         const int column = 8 * n + 2 * t + (e & 1);
         const Query& q = query[e >> 1];
         const bool seen = full ? !GENERAL || q.there : sees(e >> 1, column);
-        s_reg[n][e] = seen ? score_of<GENERAL>(p, q, j0 + column, s_reg[n][e]) : NEGATIVE_INFINITY;
+        if constexpr (GENERAL) s_reg[n][e] = seen ? score_of<true>(p, q, j0 + column, s_reg[n][e]) : NEGATIVE_INFINITY;
+        else if (!seen) s_reg[n][e] = NEGATIVE_INFINITY;
       }
     }
 
@@ -143,13 +146,13 @@ __global__ void __launch_bounds__(ForwardTile<T, HD>::THREADS) forward(const Att
 #pragma unroll
       for (int n = 0; n < BC / 8; n++) max = fmaxf(max, fmaxf(s_reg[n][2 * half], s_reg[n][2 * half + 1]));
       max = fmaxf(m[half], quad_max(max));
-      const float base = subtrahend(max), alpha = exp2_approx(m[half] - base);
+      const float base = subtrahend(max), alpha = exp2_approx((m[half] - base) * toLog2);
       float sum = 0.f;
 #pragma unroll
       for (int n = 0; n < BC / 8; n++) {
 #pragma unroll
         for (int e = 2 * half; e < 2 * half + 2; e++) {
-          s_reg[n][e] = exp2_approx(s_reg[n][e] - base);
+          s_reg[n][e] = exp2_approx((s_reg[n][e] - base) * toLog2);
           sum += s_reg[n][e];
         }
       }
@@ -195,13 +198,13 @@ __global__ void __launch_bounds__(ForwardTile<T, HD>::THREADS) forward(const Att
     const Query& q = query[half];
     if (!q.there) continue;
     const i64 at = (b * i64{p.H} + q.h) * p.Sq + q.i;
-    const float logSum = sum == 0.f ? NEGATIVE_INFINITY : m[half] + log2f(sum);
+    const float lse = sum == 0.f ? NEGATIVE_INFINITY : m[half] * unit + logf(sum);
     const float keep = p.hasDropout ? p.dropout.scale : 1.f;
     const float factor = sum == 0.f ? 0.f : keep / sum;
     const auto result = [&](float x) { return sum == 0.f ? 0.f : x * factor; };
     if (p.splits > 1) {
       const i64 part = split * (i64{p.B} * p.H * p.Sq) + at;
-      if (t == 0) p.partialLse_gmem[part] = logSum;
+      if (t == 0) p.partialLse_gmem[part] = lse;
 #pragma unroll
       for (int n = 0; n < HD / 8; n++) {
 #pragma unroll
@@ -212,7 +215,7 @@ __global__ void __launch_bounds__(ForwardTile<T, HD>::THREADS) forward(const Att
       }
       continue;
     }
-    if (t == 0 && p.lse_gmem) p.lse_gmem[at] = logSum * LN2;
+    if (t == 0 && p.lse_gmem) p.lse_gmem[at] = lse;
     T* out_gmem = static_cast<T*>(p.out_gmem) + offset_of(p.out, b, q.h, q.i);
 #pragma unroll
     for (int n = 0; n < HD / 8; n++) {

@@ -19,6 +19,9 @@ struct Float8 {
   u8 bits;
 };
 
+FA_DEVICE bool is_finite(Float16 x) { return (x.bits & 0x7c00u) != 0x7c00u; }
+FA_DEVICE bool is_finite(Bfloat16 x) { return (x.bits & 0x7f80u) != 0x7f80u; }
+
 FA_DEVICE float to_float(float x) { return x; }
 
 FA_DEVICE float to_float(Bfloat16 x) { return bits_float(static_cast<u32>(x.bits) << 16); }

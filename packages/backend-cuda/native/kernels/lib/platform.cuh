@@ -21,7 +21,6 @@ using i64 = std::int64_t;
 
 constexpr float NEGATIVE_INFINITY = -__builtin_huge_valf();
 constexpr float LOG2E = 1.4426950408889634f;
-constexpr float LN2 = 0.6931471805599453f;
 
 #ifdef FA_EMULATED
 

@@ -1,5 +1,8 @@
 // One attention problem as kernels see it, and its score program: scale, softcap, bias, ALiBi, visibility, sinks, dropout.
-// Scores are in units of log2: s log2(e), so that probabilities are powers of two.
+//
+// Kernels are compiled twice: for the common options (a scale above 0, a band), and in general. What is rounded decides how: a
+// score of 1e4 that is multiplied by log2(e) loses the digits that tell two keys apart, so the max is subtracted first, and the
+// difference multiplied. With the common options the forward pass leaves even the scale to that multiplication.
 #pragma once
 
 #include "philox.cuh"
@@ -36,12 +39,9 @@ struct Attention {
   float *partial_gmem, *partialLse_gmem;
 
   // ---- the score program
-  /** scale log2(e); with softcap scale / cap */
   float scale;
-  /** cap log2(e), or 0 */
-  float cap;
-  /** d s / d (q.k) without softcap, natural units */
-  float slope;
+  /** Softcap, or 0, and scale / cap. */
+  float cap, scaleByCap;
   /** Key j is in the band of row i iff i + lo <= j <= i + hi. */
   int lo, hi;
   const void *bias_gmem, *alibi_gmem, *sinks_gmem;
@@ -70,7 +70,7 @@ struct Query {
   bool there;
   /** Keys [begin, end) are in its band. */
   int begin, end;
-  /** ALiBi's slope, in log2 units. */
+  /** ALiBi's. */
   float slope;
   const u8* mask_gmem;
   i64 bias;
@@ -83,7 +83,7 @@ FA_DEVICE Query query_at(const Attention& p, int b, int h, int i, bool there) {
   q.begin = most(i + p.lo, 0);
   q.end = least(i + p.hi + 1, p.Skv);
   if constexpr (GENERAL) {
-    if (p.alibi_gmem) q.slope = load_as(p.alibiDType, p.alibi_gmem, p.alibiPerBatch ? b * i64{p.H} + h : h) * LOG2E;
+    if (p.alibi_gmem) q.slope = load_as(p.alibiDType, p.alibi_gmem, p.alibiPerBatch ? b * i64{p.H} + h : h);
     if (p.mask_gmem) q.mask_gmem = p.mask_gmem + b * p.mask.batch + h * p.mask.head + i * p.mask.row;
     if (p.bias_gmem) q.bias = b * p.bias.batch + h * p.bias.head + i * p.bias.row;
   }
@@ -97,28 +97,33 @@ FA_DEVICE bool visible(const Attention& p, const Query& q, int j) {
   return true;
 }
 
-/** The score of a visible pair in log2 units, from its q.k. */
+/** The score of a visible pair from its q.k. */
 template <bool GENERAL>
 FA_DEVICE float score_of(const Attention& p, const Query& q, int j, float qk) {
   float s = qk * p.scale;
   if constexpr (GENERAL) {
-    if (p.cap > 0.f) s = p.cap * tanhf(s);
-    if (p.bias_gmem) s += load_as(p.biasDType, p.bias_gmem, q.bias + j * p.bias.column) * LOG2E;
+    if (p.cap > 0.f) s = p.cap * tanhf(qk * p.scaleByCap);
+    if (p.bias_gmem) s += load_as(p.biasDType, p.bias_gmem, q.bias + j * p.bias.column);
     if (p.alibi_gmem) s -= q.slope * fabsf(static_cast<float>(q.i + (p.Skv - p.Sq) - j));
   }
   return s;
 }
 
-/** d s / d (q.k), natural units. */
+/** d s / d (q.k) */
+template <bool GENERAL>
 FA_DEVICE float score_slope(const Attention& p, float qk) {
-  if (p.cap <= 0.f) return p.slope;
-  const float t = tanhf(qk * p.scale);
-  return p.slope * (1.f - t * t);
+  if constexpr (GENERAL) {
+    if (p.cap > 0.f) {
+      const float t = tanhf(qk * p.scaleByCap);
+      return p.scale * (1.f - t * t);
+    }
+  }
+  return p.scale;
 }
 
-/** The sink of a head in log2 units; -Infinity adds nothing. */
+/** The sink of a head; -Infinity adds nothing. */
 FA_DEVICE float sink_of(const Attention& p, int h) {
-  return p.sinks_gmem ? load_as(p.sinksDType, p.sinks_gmem, h) * LOG2E : NEGATIVE_INFINITY;
+  return p.sinks_gmem ? load_as(p.sinksDType, p.sinks_gmem, h) : NEGATIVE_INFINITY;
 }
 
 /** What to subtract before a power: the max, or 0 where nothing was seen. */

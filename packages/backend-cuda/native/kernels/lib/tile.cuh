@@ -4,8 +4,8 @@
 // rows of one column of chunks lie in different banks. A step of a product is 32 bytes of a row: 16 elements of 16 bits, or 8
 // of float32. So both kinds share every address, and only the multiplication itself differs.
 //
-// float32 is split into two tf32 numbers of 11 bits, high + low; three products of four make 22 bits. Tensor cores cut off what
-// they add, so sums of many terms are added outside (`Sum`).
+// float32 is split into two tf32 numbers of 11 bits, high + low, of whose four products three are made. Tensor cores cut off what
+// they add, always toward zero: long sums are added outside, rounded, and the small products apart (`Sum`).
 #pragma once
 
 #include "dtype.cuh"
@@ -40,6 +40,19 @@ struct alignas(16) Chunk {
   u32 word[4];
 };
 
+/** Element `e` of a chunk. */
+template <class T>
+FA_DEVICE T get_element(const Chunk& chunk, int e) {
+  if constexpr (sizeof(T) == 2) return T{static_cast<u16>(chunk.word[e / 2] >> 16 * (e % 2))};
+  else return bits_float(chunk.word[e]);
+}
+/** Puts element `e` into a chunk that has 0 there. */
+FA_DEVICE void put_element(Chunk& chunk, int e, float x) { chunk.word[e] = float_bits(x); }
+template <class T>
+FA_DEVICE void put_element(Chunk& chunk, int e, T x) {
+  chunk.word[e / 2] |= static_cast<u32>(x.bits) << 16 * (e % 2);
+}
+
 /**
  * load: rows of `dim` elements into a tile, zeros to the end of the last step and for rows that are not there.
  * @param row_gmem where a row begins, or null
@@ -62,11 +75,10 @@ FA_DEVICE void load_tile(u32 tile_smem, const RowAt& row_gmem, int dim, bool ali
       continue;
     }
     Chunk words = {};
-    T* elements = reinterpret_cast<T*>(words.word);
     if (from) {
 #pragma unroll
       for (int e = 0; e < Layout::CHUNK_ELEMS; e++)
-        if (first + e < dim) elements[e] = from[first + e];
+        if (first + e < dim) put_element(words, e, from[first + e]);
     }
     *reinterpret_cast<Chunk*>(shared_at(to)) = words;
   }
@@ -141,7 +153,7 @@ FA_DEVICE void tf32_split(u32 bits, u32& high, u32& low) {
   low = tf32_round(float_bits(bits_float(bits) - bits_float(high)));
 }
 
-/** A sum under way. For float32 the small products are summed apart, so that less is cut off. */
+/** A sum under way. */
 template <class T>
 struct Sum {
   Fragment main = {0.f, 0.f, 0.f, 0.f};
@@ -181,7 +193,10 @@ FA_DEVICE void multiply(Sum<float>& sum, const Operand<float>& a, u32 b0, u32 b1
   tf32_split(b1, high1, low1);
   mma_tf32(sum.small, a.low, high0, high1);
   mma_tf32(sum.small, a.high, low0, low1);
-  mma_tf32(sum.main, a.high, high0, high1);
+  Fragment fresh = {0.f, 0.f, 0.f, 0.f};
+  mma_tf32(fresh, a.high, high0, high1);
+#pragma unroll
+  for (int e = 0; e < 4; e++) sum.main[e] += fresh[e];
 }
 
 /**
@@ -259,9 +274,6 @@ FA_DEVICE void multiply_columns(Fragment (&acc_reg)[WIDTH / 8], const Fragment (
 
 // ---- what is not finite
 
-FA_DEVICE bool is_finite(Float16 x) { return (x.bits & 0x7c00u) != 0x7c00u; }
-FA_DEVICE bool is_finite(Bfloat16 x) { return (x.bits & 0x7f80u) != 0x7f80u; }
-
 /**
  * Before `multiply_columns` where some pairs are hidden: 0 times NaN is NaN, so what is not finite is taken out of tile b, and put
  * as NaN into the sums of those rows that see it. Costs a look at the tile when all is finite, which is the common case.
@@ -277,9 +289,8 @@ FA_DEVICE void take_out_nan(Fragment (&acc_reg)[WIDTH / 8], u32 b_smem, int firs
     const int row = n / Layout::CHUNKS, chunk = n % Layout::CHUNKS;
     if (chunk >= used) continue;
     const Chunk words = *reinterpret_cast<const Chunk*>(shared_at(Layout::chunk_at(b_smem, row, chunk)));
-    const T* elements = reinterpret_cast<const T*>(words.word);
 #pragma unroll
-    for (int e = 0; e < Layout::CHUNK_ELEMS; e++) found = found || !is_finite(elements[e]);
+    for (int e = 0; e < Layout::CHUNK_ELEMS; e++) found = found || !is_finite(get_element<T>(words, e));
   }
   if (!__syncthreads_or(found)) return;
   const int column = 2 * (lane_id() & 3);
@@ -298,10 +309,14 @@ FA_DEVICE void take_out_nan(Fragment (&acc_reg)[WIDTH / 8], u32 b_smem, int firs
   for (int n = threadIdx.x; n < ROWS * Layout::CHUNKS; n += THREADS) {
     const int row = n / Layout::CHUNKS, chunk = n % Layout::CHUNKS;
     if (chunk >= used) continue;
-    T* elements = reinterpret_cast<T*>(shared_at(Layout::chunk_at(b_smem, row, chunk)));
+    Chunk& words = *reinterpret_cast<Chunk*>(shared_at(Layout::chunk_at(b_smem, row, chunk)));
+    Chunk finite = {};
 #pragma unroll
-    for (int e = 0; e < Layout::CHUNK_ELEMS; e++)
-      if (!is_finite(elements[e])) elements[e] = T{};
+    for (int e = 0; e < Layout::CHUNK_ELEMS; e++) {
+      const T x = get_element<T>(words, e);
+      if (is_finite(x)) put_element(finite, e, x);
+    }
+    words = finite;
   }
   __syncthreads();
 }
