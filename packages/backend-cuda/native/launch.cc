@@ -172,6 +172,8 @@ Attention attention_of(const double* slots) {
   p.alibiPerBatch = slots[FA_ALIBI_PER_BATCH] != 0;
   p.bias = {number(FA_BIAS_BATCH), number(FA_BIAS_HEAD), number(FA_BIAS_ROW), number(FA_BIAS_COLUMN)};
   p.mask = {number(FA_MASK_BATCH), number(FA_MASK_HEAD), number(FA_MASK_ROW), number(FA_MASK_COLUMN)};
+  // With a scale of 0, or one that a product may lose, a hidden score would be -Infinity times 0.
+  p.raw = p.scale >= 0x1p-120f && p.cap == 0 && !p.bias_gmem && !p.alibi_gmem && !p.sinks_gmem;
   p.hasDropout = slots[FA_DROPOUT] != 0;
   p.dropout = {static_cast<u32>(slots[FA_DROPOUT_THRESHOLD]), static_cast<float>(slots[FA_DROPOUT_SCALE]),
                static_cast<u32>(slots[FA_DROPOUT_SEED_LOW]), static_cast<u32>(slots[FA_DROPOUT_SEED_HIGH]),
@@ -180,10 +182,7 @@ Attention attention_of(const double* slots) {
 }
 
 /** What the kernels for the common options leave out. */
-bool is_general(const Attention& p) {
-  // Hidden scores are -Infinity, which a scale of 0 would make NaN.
-  return !(p.scale >= 0x1p-120f) || p.cap > 0 || p.sinks_gmem || p.bias_gmem || p.alibi_gmem || p.mask_gmem || p.hasDropout;
-}
+bool is_general(const Attention& p) { return !p.raw || p.mask_gmem || p.hasDropout; }
 
 cudaError_t run_attention(FaInstance* instance, FaOp op, const double* slots) {
   const Attention p = attention_of(slots);

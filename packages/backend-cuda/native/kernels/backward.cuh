@@ -2,10 +2,11 @@
 //
 //   deltas      delta [B, H, Sq] = rowsum(dout out), a warp a row
 //   backward_kv a block owns keys, rows of queries pass by:   dv += p^T dout, dk += ds^T q
-//   backward_q  a block owns rows, tiles of keys pass by:     dq += ds k
+//   backward_q  a block owns rows, tiles of keys pass by:     dq += ds k, and delta anew
 //   sums of dbias and dsinks
 //
-// with p = e^(s - lse) before dropout, ds = p (dropout dp - delta) slope, dp = dout v^T. Scores are made twice, transposed where
+// with p = e^(s - lse) before dropout, ds = p (dropout dp - delta) slope, dp = dout v^T. Out is rounded to its dtype, and delta with
+// it; the sum of p dropout dp, which backward_q can make on the way, is not, and so it is what dbias and dsinks are made of. Scores are made twice, transposed where
 // a block owns keys, so that p and ds go from accumulators to the next product in registers.
 //
 // Dao, "FlashAttention-2", 2023, algorithm 2.
@@ -52,9 +53,9 @@ FA_DEVICE bool counts(const Attention& p, const Row& row, int j) {
   return row.lse != NEGATIVE_INFINITY && visible<GENERAL>(p, row.query, j);
 }
 
-/** dropout(p) and ds from q.k and dout.v of a pair that counts. */
+/** dropout(p) and ds from q.k and dout.v of a pair that counts; gives its share of delta. */
 template <bool GENERAL>
-FA_DEVICE void gradients(const Attention& p, const Row& row, int j, float& qk_to_p, float& dp_to_ds) {
+FA_DEVICE float gradients(const Attention& p, const Row& row, int j, float& qk_to_p, float& dp_to_ds) {
   const Query& q = row.query;
   const float qk = qk_to_p, weight = exp2_approx((score_of<GENERAL>(p, q, j, qk) - row.lse) * LOG2E);
   float factor = 1.f;
@@ -64,8 +65,10 @@ FA_DEVICE void gradients(const Attention& p, const Row& row, int j, float& qk_to
       factor = keeps(p.dropout, draws, j) ? p.dropout.scale : 0.f;
     }
   }
+  const float share = weight * factor * dp_to_ds;
   qk_to_p = weight * factor;
   dp_to_ds = weight * (factor * dp_to_ds - row.delta);
+  return share;
 }
 
 /** finish: accumulators to rows of a gradient. */
@@ -212,6 +215,7 @@ __global__ void __launch_bounds__(BackwardTile<T, HD>::THREADS) backward_q(const
   load_tile<T, HD, OWN, THREADS>(dout_smem, rows_from(dout_gmem, p.out.row, firstRow, endRow), p.Dv, p.vAligned);
 
   Row row[2];
+  float delta[2] = {0.f, 0.f};
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const int i = firstRow + warpRow + g + 8 * half;
@@ -248,7 +252,7 @@ __global__ void __launch_bounds__(BackwardTile<T, HD>::THREADS) backward_q(const
         const int half = e >> 1, column = 8 * n + 2 * t + (e & 1);
         if (sees(half, column)) {
           const float slope = score_slope<GENERAL>(p, p_reg[n][e]);
-          gradients<GENERAL>(p, row[half], j0 + column, p_reg[n][e], ds_reg[n][e]);
+          delta[half] += gradients<GENERAL>(p, row[half], j0 + column, p_reg[n][e], ds_reg[n][e]);
           ds_reg[n][e] *= slope;
         } else {
           ds_reg[n][e] = 0.f;
@@ -272,6 +276,8 @@ __global__ void __launch_bounds__(BackwardTile<T, HD>::THREADS) backward_q(const
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const Query& q = row[half].query;
+    const float sum = quad_sum(delta[half]);
+    if (q.there && t == 0) p.delta_gmem[(b * i64{p.H} + h) * p.Sq + q.i] = sum;
     dq_gmem[half] = q.there ? static_cast<T*>(p.dq_gmem) + offset_of(p.q, b, h, q.i) : nullptr;
   }
   store_rows(dq_reg, dq_gmem, 0, p.D);

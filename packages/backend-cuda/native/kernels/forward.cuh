@@ -70,8 +70,9 @@ __global__ void __launch_bounds__(ForwardTile<T, HD>::THREADS) forward(const Att
     end = static_cast<int>(least<i64>(end, (split + i64{1}) * each));
   }
 
-  // With the common options s and m are q.k, not scaled: p = 2^((s - m) unit log2(e)).
-  const float unit = GENERAL ? 1.f : p.scale, toLog2 = unit * LOG2E;
+  // s and m are scores in this unit: q.k themselves, or what the score program makes of them.
+  const bool raw = !GENERAL || p.raw;
+  const float unit = raw ? p.scale : 1.f, toLog2 = unit * LOG2E;
   float m[2], l[2];
   Fragment acc_reg[HD / 8];
 #pragma unroll
@@ -134,8 +135,8 @@ __global__ void __launch_bounds__(ForwardTile<T, HD>::THREADS) forward(const Att
         const int column = 8 * n + 2 * t + (e & 1);
         const Query& q = query[e >> 1];
         const bool seen = full ? !GENERAL || q.there : sees(e >> 1, column);
-        if constexpr (GENERAL) s_reg[n][e] = seen ? score_of<true>(p, q, j0 + column, s_reg[n][e]) : NEGATIVE_INFINITY;
-        else if (!seen) s_reg[n][e] = NEGATIVE_INFINITY;
+        if (!seen) s_reg[n][e] = NEGATIVE_INFINITY;
+        else if (!raw) s_reg[n][e] = score_of<GENERAL>(p, q, j0 + column, s_reg[n][e]);
       }
     }
 

@@ -1,8 +1,9 @@
 // One attention problem as kernels see it, and its score program: scale, softcap, bias, ALiBi, visibility, sinks, dropout.
 //
-// Kernels are compiled twice: for the common options (a scale above 0, a band), and in general. What is rounded decides how: a
-// score of 1e4 that is multiplied by log2(e) loses the digits that tell two keys apart, so the max is subtracted first, and the
-// difference multiplied. With the common options the forward pass leaves even the scale to that multiplication.
+// Kernels are compiled twice: for the common options (a scale above 0, a band), and in general.
+//
+// A score of 1e4 that is multiplied by log2(e) loses the digits that tell two keys apart, so the max is subtracted first, and the
+// difference multiplied. Where nothing is added to scores (`raw`), the forward pass leaves even the scale to that multiplication.
 #pragma once
 
 #include "philox.cuh"
@@ -40,6 +41,8 @@ struct Attention {
 
   // ---- the score program
   float scale;
+  /** The scale is above 0, and there is no step but it that changes a score. */
+  bool raw;
   /** Softcap, or 0, and scale / cap. */
   float cap, scaleByCap;
   /** Key j is in the band of row i iff i + lo <= j <= i + hi. */
