@@ -52,7 +52,7 @@ class Instance : public Napi::ObjectWrap<Instance> {
                        {
                            InstanceMethod<&Instance::allocate>("allocate"),
                            InstanceMethod<&Instance::free>("free"),
-                           InstanceMethod<&Instance::clear>("clear"),
+                           InstanceMethod<&Instance::fill>("fill"),
                            InstanceMethod<&Instance::upload>("upload"),
                            InstanceMethod<&Instance::read>("read"),
                            InstanceMethod<&Instance::roof>("roof"),
@@ -99,8 +99,10 @@ class Instance : public Napi::ObjectWrap<Instance> {
     return Napi::Number::New(info.Env(), value);
   }
   Napi::Value free(const Napi::CallbackInfo& info) { return status(info, fa_free, pointer(info[0])); }
-  /** (pointer, bytes) */
-  Napi::Value clear(const Napi::CallbackInfo& info) { return status(info, fa_clear, pointer(info[0]), size(info[1])); }
+  /** (pointer, byte, bytes) */
+  Napi::Value fill(const Napi::CallbackInfo& info) {
+    return status(info, fa_fill, pointer(info[0]), info[1].As<Napi::Number>().Int32Value(), size(info[2]));
+  }
   /** (pointer, bytes: Uint8Array) */
   Napi::Value upload(const Napi::CallbackInfo& info) {
     const auto from = info[1].As<Napi::Uint8Array>();

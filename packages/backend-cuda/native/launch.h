@@ -50,7 +50,7 @@ void* fa_stream(const struct FaInstance* instance);
 enum FaStatus fa_allocate(struct FaInstance* instance, size_t bytes, void** pointer);
 /** Takes effect after the work given before. */
 enum FaStatus fa_free(struct FaInstance* instance, void* pointer);
-enum FaStatus fa_clear(struct FaInstance* instance, void* pointer, size_t bytes);
+enum FaStatus fa_fill(struct FaInstance* instance, void* pointer, int byte, size_t bytes);
 /** `from` has been read when the call returns. */
 enum FaStatus fa_upload(struct FaInstance* instance, void* to, const void* from, size_t bytes);
 

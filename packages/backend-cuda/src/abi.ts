@@ -67,8 +67,8 @@ const ATTENTION = [
 /** Names of the arguments of each op, in the order of their places. */
 export const SLOTS = {
   cast: ["x", "y", "from", "to", "elements"],
-  forward: ATTENTION,
-  backward: ATTENTION,
+  forward: ATTENTION as typeof ATTENTION,
+  backward: ATTENTION as typeof ATTENTION,
   matmul: ["a", "aRow", "aColumn", "b", "bRow", "bColumn", "c", "cRow", "cColumn", "bias", "m", "n", "k", "dtype"],
   columnSums: ["x", "out", "m", "n", "dtype"],
   gather: ["from", "fromPitch", "to", "toPitch", "width", "rows"],
@@ -111,7 +111,7 @@ export interface Instance {
   /** The device pointer, or minus a status. */
   allocate(bytes: number): number;
   free(pointer: number): number;
-  clear(pointer: number, bytes: number): number;
+  fill(pointer: number, byte: number, bytes: number): number;
   upload(pointer: number, bytes: Uint8Array): number;
   /** Copies to `target` once all work given before is done, then calls `done`. Work given later does not disturb it. */
   read(pointer: number, target: Uint8Array, done: Done): number;

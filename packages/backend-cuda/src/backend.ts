@@ -12,7 +12,7 @@ import {
   type Roof,
 } from "@fa/core";
 import type { Probed } from "./abi.ts";
-import { Buffers, type CudaBuffer } from "./buffers.ts";
+import { Buffers, type CudaBuffer, type PoolOptions } from "./buffers.ts";
 import type { Device, Launch } from "./device.ts";
 import { kernelTable, Workspace, type CudaRow } from "./kernels.ts";
 
@@ -47,9 +47,9 @@ export class CudaBackend implements Backend {
   readonly #prepared = new Map<string, Prepared>();
   #disposed: Promise<void> | undefined;
 
-  constructor(device: Device, probed: Probed, poolBytes: number) {
+  constructor(device: Device, probed: Probed, pool: PoolOptions) {
     this.#device = device;
-    this.#buffers = new Buffers(device, poolBytes);
+    this.#buffers = new Buffers(device, pool);
     this.device = probed.name;
     this.kernels = kernelTable(probed.processors);
     this.capabilities = {
@@ -66,7 +66,7 @@ export class CudaBackend implements Backend {
     const buffer = this.#buffers.make(bytes);
     if (contents === undefined || bytes === 0) return buffer;
     try {
-      if (contents === "zero") this.#device.clear(buffer.pointer, bytes);
+      if (contents === "zero") this.#device.fill(buffer.pointer, 0, bytes);
       else this.#device.upload(buffer.pointer, contents);
     } catch (error) {
       this.#buffers.free(buffer);

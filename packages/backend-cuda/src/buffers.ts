@@ -4,6 +4,16 @@ import { outOfMemory, type Device } from "./device.ts";
 /** Smallest piece of memory, in bytes. */
 const GRANULE = 512;
 
+/** Every bit set: NaN in each float dtype. */
+const POISON = 0xff;
+
+export interface PoolOptions {
+  /** Idle memory that is kept at most; 0: none, and buffers are as large as asked for to the byte. */
+  readonly poolBytes: number;
+  /** New buffers hold NaN, in place of whatever was there. */
+  readonly poison: boolean;
+}
+
 /** Memory of a tensor or a workspace. */
 export interface CudaBuffer extends DeviceBuffer {
   /** On the device. */
@@ -24,14 +34,15 @@ export class Buffers {
   readonly #idle = new Map<number, number[]>();
   readonly #live = new Set<DeviceBuffer>();
   readonly #poolBytes: number;
+  readonly #poison: boolean;
   #idleBytes = 0;
   #currentBytes = 0;
   #peakBytes = 0;
 
-  /** @param poolBytes idle memory that is kept at most; 0: none, and buffers are as large as asked for to the byte */
-  constructor(device: Device, poolBytes: number) {
+  constructor(device: Device, { poolBytes, poison }: PoolOptions) {
     this.#device = device;
     this.#poolBytes = poolBytes;
+    this.#poison = poison;
   }
 
   get memory(): MemoryUse {
@@ -50,6 +61,7 @@ export class Buffers {
   make(bytes: number): CudaBuffer {
     const size = this.#poolBytes > 0 ? sizeClass(bytes) : Math.max(bytes, 1);
     const pointer = this.#takeIdle(size) ?? this.#allocate(size, bytes);
+    if (this.#poison) this.#device.fill(pointer, POISON, size);
     return this.#admit({ bytes, pointer, size, wrapped: false });
   }
 

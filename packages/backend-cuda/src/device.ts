@@ -65,8 +65,8 @@ export class Device {
     if (!this.#dead && !this.#closed) this.#check("freeing memory", this.#instance.free(pointer));
   }
 
-  clear(pointer: number, bytes: number): void {
-    this.#check("clearing memory", this.#instance.clear(pointer, bytes));
+  fill(pointer: number, byte: number, bytes: number): void {
+    this.#check("filling memory", this.#instance.fill(pointer, byte, bytes));
   }
 
   upload(pointer: number, bytes: Uint8Array): void {

@@ -15,6 +15,8 @@ export interface CudaOptions {
    * tensor an allocation of its very size, which is what tools that look for accesses out of bounds need.
    */
   readonly poolBytes?: number | undefined;
+  /** Begin results and workspaces as NaN, so that what a kernel leaves out shows. For tests. Default false. */
+  readonly poison?: boolean | undefined;
   /** The addon to load, a path, instead of the one that is installed for the platform. */
   readonly addon?: string | undefined;
 }
@@ -29,8 +31,8 @@ const OLDEST = { major: 8, minor: 0 };
  * @throws FaError FA_OPTION
  */
 export function cuda(options: CudaOptions = {}): BackendProvider {
-  checkOptions("cuda", options, ["device", "poolBytes", "addon"]);
-  const { device = 0, poolBytes = POOL_BYTES, addon: path } = options;
+  checkOptions("cuda", options, ["device", "poolBytes", "poison", "addon"]);
+  const { device = 0, poolBytes = POOL_BYTES, poison = false, addon: path } = options;
   for (const [name, value] of [
     ["device", device],
     ["poolBytes", poolBytes],
@@ -43,6 +45,14 @@ export function cuda(options: CudaOptions = {}): BackendProvider {
         fix: "Leave it out for the default.",
       });
     }
+  }
+  if (typeof poison !== "boolean") {
+    refuse("FA_OPTION", {
+      where: "cuda(poison)",
+      rule: "poison must be true or false",
+      got: show(poison),
+      fix: "Leave it out for false.",
+    });
   }
   if (path !== undefined && typeof path !== "string") {
     refuse("FA_OPTION", {
@@ -75,7 +85,7 @@ export function cuda(options: CudaOptions = {}): BackendProvider {
           `cuda: a GPU must be there; got none: ${found}. Use another back end as well.`,
         );
       }
-      return new CudaBackend(new Device(found.addon, device), found.probed, poolBytes);
+      return new CudaBackend(new Device(found.addon, device), found.probed, { poolBytes, poison });
     },
   };
 }

@@ -80,7 +80,7 @@ function cudaHeaders(): string {
   return /INCLUDES="?-I([^"\s]+)"?/.exec(stderr)?.[1] ?? "/usr/local/cuda/include";
 }
 
-const kernelSources: readonly string[] = globSync("kernels/*.cu", { cwd: native }).toSorted();
+const kernelSources: readonly string[] = globSync("{launch,kernels/*}.cu", { cwd: native }).toSorted();
 
 function cudaVariant(): Variant {
   const archs = options.archs?.split(",") ?? ARCHS;
@@ -94,7 +94,7 @@ function cudaVariant(): Variant {
     out: options.out ?? ADDON,
     stamp: join(dirname(options.out ?? ADDON), "stamp.json"),
     compiler: `nvcc ${version("nvcc")}, g++ ${version("g++")}`,
-    sources: [...kernelSources, "launch.cc", "addon.cc"],
+    sources: [...kernelSources, "addon.cc"],
     compile: (source) =>
       source.endsWith(".cu")
         ? ["nvcc", ...flags, ...codes, "-c", source]
@@ -108,7 +108,7 @@ function emulatedVariant(): Variant {
     out: options.out ?? EMULATED,
     stamp: join(dirname(options.out ?? EMULATED), "stamp.json"),
     compiler: `g++ ${version("g++")}`,
-    sources: [...kernelSources, "launch.cc", "addon.cc", "emulate/emulate.cc"],
+    sources: [...kernelSources, "addon.cc", "emulate/emulate.cc"],
     compile: (source) => [
       "g++",
       ...CXX,

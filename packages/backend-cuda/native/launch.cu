@@ -280,9 +280,9 @@ FaStatus fa_free(FaInstance* instance, void* pointer) {
   return status_of(instance, error);
 }
 
-FaStatus fa_clear(FaInstance* instance, void* pointer, size_t bytes) {
+FaStatus fa_fill(FaInstance* instance, void* pointer, int byte, size_t bytes) {
   cudaError_t error = cudaSetDevice(instance->device);
-  if (error == cudaSuccess) error = cudaMemsetAsync(pointer, 0, bytes, instance->stream);
+  if (error == cudaSuccess) error = cudaMemsetAsync(pointer, byte, bytes, instance->stream);
   return status_of(instance, error);
 }
 

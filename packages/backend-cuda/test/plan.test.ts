@@ -1,0 +1,69 @@
+import { attentionProblem, plan, type AttentionProblem, type Capabilities, type FloatDType } from "@fa/core";
+import { describe, expect, test } from "vitest";
+import { kernelTable, sharingOf } from "../src/kernels.ts";
+
+const CAPABILITIES: Capabilities = {
+  dtypes: ["float32", "float16", "bfloat16", "float8e4m3", "int32", "bool"],
+  maxHeadDim: 256,
+  sharedBytes: 101_376,
+  maxBufferBytes: 2 ** 36,
+  features: [],
+};
+const PROCESSORS = 132;
+
+interface Sizes {
+  readonly B?: number;
+  readonly H?: number;
+  readonly Hkv?: number;
+  readonly Sq: number;
+  readonly Skv: number;
+  readonly D?: number;
+  readonly Dv?: number;
+  readonly dtype?: FloatDType;
+}
+function problemOf({ B = 1, H = 1, Hkv = H, Sq, Skv, D = 64, Dv = D, dtype = "bfloat16" }: Sizes): AttentionProblem {
+  return attentionProblem({
+    q: { shape: [B, H, Sq, D], dtype },
+    k: { shape: [B, Hkv, Skv, D], dtype },
+    v: { shape: [B, Hkv, Skv, Dv], dtype },
+  });
+}
+
+describe("the planner", () => {
+  test.each([
+    [{ D: 64 }, "forward-half-d64"],
+    [{ D: 65 }, "forward-half-d128"],
+    [{ D: 3, Dv: 200 }, "forward-half-d256"],
+    [{ D: 128, dtype: "float32" as const }, "forward-float32-d128"],
+    [{ D: 128, dtype: "float8e4m3" as const }, "forward-half-d128"],
+  ])("takes the first row that holds D and Dv: %j gives %s", (sizes, id) => {
+    const planned = plan(problemOf({ Sq: 100, Skv: 100, ...sizes }), CAPABILITIES, kernelTable(PROCESSORS));
+    expect(planned).toMatchObject({ ok: true, kernel: { id } });
+  });
+
+  test("every row's tile fits the 99 KiB of the smallest device", () => {
+    for (const { id, sharedBytes } of kernelTable(PROCESSORS)) {
+      expect(sharedBytes?.(problemOf({ Sq: 1, Skv: 1 }), { q: 1, kv: 1 }) ?? 0, id).toBeLessThanOrEqual(101_376);
+    }
+  });
+
+  test("float8 is computed as bfloat16: the workspace holds q, k and v", () => {
+    const planned = plan(problemOf({ Sq: 128, Skv: 256, dtype: "float8e4m3" }), CAPABILITIES, kernelTable(PROCESSORS));
+    expect(planned).toMatchObject({ ok: true, workspaceBytes: 2 * 64 * (128 + 256 + 256) });
+  });
+});
+
+describe("decode", () => {
+  const tile = { q: 64, kv: 64 };
+  test("puts the query heads of a key head into one block of rows", () => {
+    expect(sharingOf(problemOf({ H: 32, Hkv: 8, Sq: 1, Skv: 128 }), tile, PROCESSORS).group).toBe(4);
+    expect(sharingOf(problemOf({ H: 32, Hkv: 8, Sq: 16, Skv: 128 }), tile, PROCESSORS).group).toBe(4);
+    expect(sharingOf(problemOf({ H: 32, Hkv: 8, Sq: 17, Skv: 128 }), tile, PROCESSORS).group).toBe(1);
+  });
+  test("splits the keys until the device is busy, into pieces of 256 keys or more", () => {
+    expect(sharingOf(problemOf({ H: 32, Hkv: 8, Sq: 1, Skv: 131_072 }), tile, PROCESSORS).splits).toBe(33);
+    expect(sharingOf(problemOf({ H: 32, Hkv: 8, Sq: 1, Skv: 1024 }), tile, PROCESSORS).splits).toBe(4);
+    expect(sharingOf(problemOf({ B: 64, H: 32, Hkv: 8, Sq: 1, Skv: 8192 }), tile, PROCESSORS).splits).toBe(1);
+    expect(sharingOf(problemOf({ H: 16, Sq: 4096, Skv: 4096 }), tile, PROCESSORS).splits).toBe(1);
+  });
+});
