@@ -64,17 +64,46 @@ const ATTENTION = [
   "dropoutOffset",
 ] as const;
 
-/** Names of the arguments of each op, in the order of their places. */
-export const SLOTS = {
-  cast: ["x", "y", "from", "to", "elements"],
-  forward: ATTENTION as typeof ATTENTION,
-  backward: ATTENTION as typeof ATTENTION,
-  matmul: ["a", "aRow", "aColumn", "b", "bRow", "bColumn", "c", "cRow", "cColumn", "bias", "m", "n", "k", "dtype"],
-  columnSums: ["x", "out", "m", "n", "dtype"],
-  gather: ["from", "fromPitch", "to", "toPitch", "width", "rows"],
-} as const;
+const CAST = ["x", "y", "from", "to", "elements"] as const;
+const MATMUL = [
+  "a",
+  "aRow",
+  "aColumn",
+  "b",
+  "bRow",
+  "bColumn",
+  "c",
+  "cRow",
+  "cColumn",
+  "bias",
+  "m",
+  "n",
+  "k",
+  "dtype",
+] as const;
+const COLUMN_SUMS = ["x", "out", "m", "n", "dtype"] as const;
+const GATHER = ["from", "fromPitch", "to", "toPitch", "width", "rows"] as const;
 
-export type SlotName<O extends OpName = OpName> = (typeof SLOTS)[O][number];
+interface Slots {
+  readonly cast: typeof CAST;
+  readonly forward: typeof ATTENTION;
+  readonly backward: typeof ATTENTION;
+  readonly matmul: typeof MATMUL;
+  readonly columnSums: typeof COLUMN_SUMS;
+  readonly gather: typeof GATHER;
+}
+
+/** Names of the arguments of each op, in the order of their places. */
+export const SLOTS: Slots = {
+  cast: CAST,
+  forward: ATTENTION,
+  backward: ATTENTION,
+  matmul: MATMUL,
+  columnSums: COLUMN_SUMS,
+  gather: GATHER,
+};
+
+export type SlotName<O extends OpName = OpName> = Slots[O][number];
 
 /** The most arguments that an op has. */
 export const MOST_SLOTS: number = ATTENTION.length;

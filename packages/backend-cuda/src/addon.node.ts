@@ -28,7 +28,8 @@ export function loadAddon(path?: string): Loaded {
   }
   // Looked at first: a library that is cut off does not fail to load, it ends the process.
   const wrong = whatIsWrong(file);
-  if (wrong !== undefined) return { reason: `the addon ${wrong}: remove node_modules and install again, on this machine` };
+  if (wrong !== undefined)
+    return { reason: `the addon ${wrong}: remove node_modules and install again, on this machine` };
   try {
     return { addon: require(file) as Addon };
   } catch (error) {

@@ -17,7 +17,7 @@ export function launchOf<O extends OpName>(
   const names = SLOTS[op] as readonly string[];
   const slots = new Float64Array(names.length);
   const pointers: { slot: number; tensor: string; offset: number }[] = [];
-  for (const [name, value] of Object.entries(args) as [string, number | boolean | TensorAt | undefined][]) {
+  for (const [name, value] of Object.entries<number | boolean | TensorAt | undefined>(args)) {
     const slot = names.indexOf(name);
     if (typeof value === "object") pointers.push({ slot, ...value });
     else slots[slot] = Number(value ?? 0);

@@ -106,6 +106,6 @@ function whyNot({ driver, runtime, devices, major, minor, name, error }: Probed,
   return undefined;
 }
 
-function versionOf(cuda: number): string {
-  return `${Math.floor(cuda / 1000)}.${Math.floor((cuda % 1000) / 10)}`;
+function versionOf(number: number): string {
+  return `${Math.floor(number / 1000)}.${Math.floor((number % 1000) / 10)}`;
 }

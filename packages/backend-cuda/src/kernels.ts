@@ -108,14 +108,14 @@ export function kernelTable(processors: number): CudaRow[] {
   const none = (): number => 0;
   return [
     ...attention,
-    { ...plain, id: "cast", op: "cast", workspaceBytes: none, launches: castLaunches as CudaRow["launches"] },
-    { ...plain, id: "linear", op: "linear", workspaceBytes: none, launches: linearLaunches as CudaRow["launches"] },
+    { ...plain, id: "cast", op: "cast", workspaceBytes: none, launches: castLaunches },
+    { ...plain, id: "linear", op: "linear", workspaceBytes: none, launches: linearLaunches },
     {
       ...plain,
       id: "linear-backward",
       op: "linearBackward",
-      workspaceBytes: (problem, tile) => workspaceOf(linearBackwardLaunches as CudaRow["launches"], problem, tile),
-      launches: linearBackwardLaunches as CudaRow["launches"],
+      workspaceBytes: (problem, tile) => workspaceOf(linearBackwardLaunches, problem, tile),
+      launches: linearBackwardLaunches,
     },
   ];
 }
@@ -126,7 +126,11 @@ function workspaceOf(launches: CudaRow["launches"], problem: Problem, tile: Tile
   return workspace.bytes;
 }
 
-function attentionLaunches({ problem, tile }: Plan<AttentionProblem>, workspace: Workspace, processors: number): Launch[] {
+function attentionLaunches(
+  { problem, tile }: Plan<AttentionProblem>,
+  workspace: Workspace,
+  processors: number,
+): Launch[] {
   const { op, B, H, Hkv, Sq, Skv, D, Dv, layout, program } = problem;
   const computedAs = COMPUTED_AS[problem.dtype];
   const launches: Launch[] = [];
@@ -270,10 +274,33 @@ function linearBackwardLaunches({ problem }: Plan<LinearProblem>, workspace: Wor
   const weight = { b: at("weight"), bRow: K, bColumn: 1 };
   const x = { b: at("x"), bRow: K, bColumn: 1 };
   launches.push(
-    launchOf("matmul", { a: dy, aRow: N, aColumn: 1, ...weight, c: at("dx"), cRow: K, cColumn: 1, m: M, n: K, k: N, dtype }),
-    launchOf("matmul", { a: dy, aRow: 1, aColumn: N, ...x, c: at("dweight"), cRow: K, cColumn: 1, m: N, n: K, k: M, dtype }),
+    launchOf("matmul", {
+      a: dy,
+      aRow: N,
+      aColumn: 1,
+      ...weight,
+      c: at("dx"),
+      cRow: K,
+      cColumn: 1,
+      m: M,
+      n: K,
+      k: N,
+      dtype,
+    }),
+    launchOf("matmul", {
+      a: dy,
+      aRow: 1,
+      aColumn: N,
+      ...x,
+      c: at("dweight"),
+      cRow: K,
+      cColumn: 1,
+      m: N,
+      n: K,
+      k: M,
+      dtype,
+    }),
     launchOf("columnSums", { x: dy, out: at("dbias"), m: M, n: N, dtype }),
   );
   return launches;
 }
-

@@ -91,7 +91,9 @@ describe.skipIf(emulated.path === undefined)("the addon", () => {
   });
 
   test("that is cut off says so", () => {
-    expect(broken("short.node", (file) => truncateSync(file, 100_000))).toMatch(/is cut off, 100000 bytes of \d+: .*again/);
+    expect(broken("short.node", (file) => truncateSync(file, 100_000))).toMatch(
+      /is cut off, 100000 bytes of \d+: .*again/,
+    );
   });
   test("that is empty, or no library, says so", () => {
     expect(broken("empty.node", (file) => truncateSync(file, 0))).toMatch(/is no shared library/);

@@ -43,8 +43,7 @@ const { values: options } = parseArgs({
   },
 });
 
-const packageOf = (name: string): string =>
-  dirname(createRequire(import.meta.url).resolve(`${name}/package.json`));
+const packageOf = (name: string): string => dirname(createRequire(import.meta.url).resolve(`${name}/package.json`));
 
 const CXX = ["-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"];
 const NAPI = ["-DNAPI_VERSION=9", "-DNODE_ADDON_API_CPP_EXCEPTIONS"];
@@ -221,25 +220,32 @@ async function build(variant: Variant): Promise<void> {
 /** Why what lies there is not what the sources compile to. */
 function stale(variant: Variant): string | undefined {
   if (!existsSync(variant.out) || !existsSync(variant.stamp)) return "it is not built";
-  return readFileSync(variant.stamp, "utf8") === stampOf(variant, variant.out) ? undefined : "it is older than its sources";
+  return readFileSync(variant.stamp, "utf8") === stampOf(variant, variant.out)
+    ? undefined
+    : "it is older than its sources";
 }
 
 /** Builds the addon that plays CUDA on the CPU, unless it is there: where it lies, or why it cannot be had. */
 export async function emulatedAddon(): Promise<{ path: string } | { path?: undefined; why: string }> {
-  if (process.platform !== "linux" || process.arch !== "x64") return { why: "CUDA is emulated on Linux on x86-64 only" };
-  if (version("g++") === undefined) return { why: "apt-get install g++" };
+  if (process.platform !== "linux" || process.arch !== "x64")
+    return { why: "CUDA is emulated on Linux on x86-64 only" };
+  if (version("g++") === undefined) return { why: "g++ is not installed: apt-get install g++" };
   const variant = emulatedVariant();
   if (stale(variant) !== undefined) await build(variant);
   return { path: variant.out };
 }
 
 async function main(): Promise<number> {
-  const needed = options.emulated ? "g++" : "nvcc";
-  if (version(needed) === undefined) {
-    console.log(`${needed} is not installed: the addon ${existsSync(ADDON) ? "that is there is kept" : "is not built"}`);
+  if (options.emulated) {
+    const built = await emulatedAddon();
+    console.log(built.path === undefined ? built.why : `${built.path} ${statSync(built.path).size} bytes`);
     return 0;
   }
-  const variant = options.emulated ? emulatedVariant() : cudaVariant();
+  if (version("nvcc") === undefined) {
+    console.log(`nvcc is not installed: the addon ${existsSync(ADDON) ? "that is there is kept" : "is not built"}`);
+    return 0;
+  }
+  const variant = cudaVariant();
   const why = stale(variant);
   if (options.check) {
     console.log(why === undefined ? "the addon is what its sources compile to" : `the addon is stale: ${why}`);

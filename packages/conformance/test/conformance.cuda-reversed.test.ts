@@ -1,10 +1,10 @@
 /** The same kernels with the warps and blocks run in the other order: a missing barrier shows as another answer. */
 import { cuda } from "@fa/backend-cuda";
 import { describe, test } from "vitest";
-import { emulatedAddon } from "../../backend-cuda/tools/build.ts";
+import { findEmulatedCuda } from "../../../tools/emulated-cuda.ts";
 import { describeConformance } from "./suite.ts";
 
-const { path: addon, why } = { why: "", ...(await emulatedAddon()) };
+const { path: addon, why } = findEmulatedCuda();
 process.env["FA_EMULATE_ORDER"] = "reverse";
 
 if (addon === undefined) {

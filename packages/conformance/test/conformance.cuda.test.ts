@@ -1,10 +1,10 @@
 /** CUDA kernels, played on the CPU by the same sources (packages/backend-cuda/native/emulate). */
 import { cuda } from "@fa/backend-cuda";
 import { describe, test } from "vitest";
-import { emulatedAddon } from "../../backend-cuda/tools/build.ts";
+import { findEmulatedCuda } from "../../../tools/emulated-cuda.ts";
 import { describeConformance } from "./suite.ts";
 
-const { path: addon, why } = { why: "", ...(await emulatedAddon()) };
+const { path: addon, why } = findEmulatedCuda();
 
 if (addon === undefined) {
   describe("cuda, emulated", () => {
