@@ -14,19 +14,13 @@ import {
 import type { Probed } from "./abi.ts";
 import { Buffers, type CudaBuffer, type PoolOptions } from "./buffers.ts";
 import type { Device, Launch } from "./device.ts";
-import { kernelTable, Workspace, type CudaRow } from "./kernels.ts";
+import { kernelTable, type CudaRow } from "./kernels.ts";
 
 /** Prepared plans that are kept. */
 const PREPARED_PLANS = 256;
 
 /** Rows and keys that kernels count in 32 bits, with room for the band. */
 const LONGEST = 2 ** 30;
-
-/** A plan as the launches that it becomes. */
-interface Prepared {
-  readonly launches: readonly Launch[];
-  readonly workspaceBytes: number;
-}
 
 /** Memory of a tensor in CUDA's own terms. */
 export interface CudaMemory {
@@ -43,8 +37,8 @@ export class CudaBackend implements Backend {
   readonly kernels: readonly KernelRow[];
   readonly #device: Device;
   readonly #buffers: Buffers;
-  /** The one used last comes last. */
-  readonly #prepared = new Map<string, Prepared>();
+  /** Launches of plans; the one used last comes last. */
+  readonly #prepared = new Map<string, readonly Launch[]>();
   #disposed: Promise<void> | undefined;
 
   constructor(device: Device, probed: Probed, pool: PoolOptions) {
@@ -108,8 +102,8 @@ export class CudaBackend implements Backend {
   run(plan: Plan, bindings: Bindings): void {
     this.#checkOpen();
     for (const buffer of Object.values(bindings)) this.#own(buffer);
-    const { launches, workspaceBytes } = this.#prepare(plan);
-    const workspace = workspaceBytes > 0 ? this.#buffers.make(workspaceBytes) : undefined;
+    const launches = this.#prepare(plan);
+    const workspace = plan.workspaceBytes > 0 ? this.#buffers.make(plan.workspaceBytes) : undefined;
     const pointerOf = (tensor: string): number =>
       tensor === "workspace" ? (workspace?.pointer ?? 0) : ((bindings[tensor] as CudaBuffer | undefined)?.pointer ?? 0);
     try {
@@ -153,7 +147,7 @@ export class CudaBackend implements Backend {
     this.#device.close();
   }
 
-  #prepare(plan: Plan): Prepared {
+  #prepare(plan: Plan): readonly Launch[] {
     const { problem, kernel, tile } = plan;
     const key = keyOf(kernel.id, tile, problem);
     let prepared = this.#prepared.get(key);
@@ -166,9 +160,7 @@ export class CudaBackend implements Backend {
           `cuda: sequences must have at most ${LONGEST} rows; got Sq=${problem.Sq}, Skv=${problem.Skv}. Split them.`,
         );
       }
-      const workspace = new Workspace();
-      const launches = (kernel as CudaRow).launches(plan as Plan<never>, workspace);
-      prepared = { launches, workspaceBytes: workspace.bytes };
+      prepared = (kernel as CudaRow).launches(plan as Plan<never>);
     }
     this.#prepared.set(key, prepared);
     if (this.#prepared.size > PREPARED_PLANS) this.#prepared.delete(this.#prepared.keys().next().value!);

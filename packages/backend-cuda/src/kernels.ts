@@ -13,7 +13,6 @@ import {
   type KernelRow,
   type LinearProblem,
   type Plan,
-  type Problem,
   type Tile,
 } from "@fa/core";
 import { DTYPE } from "./abi.ts";
@@ -21,7 +20,7 @@ import { at, launchOf, type Launch, type TensorAt } from "./device.ts";
 
 /** A kernel with what makes it run. */
 export interface CudaRow extends KernelRow {
-  readonly launches: (plan: Plan<never>, workspace: Workspace) => Launch[];
+  readonly launches: (plan: Plan<never>) => Launch[];
 }
 
 /** Tunables of the attention kernels; native/kernels/{forward,backward}.cuh have the same, which a test compares. */
@@ -50,7 +49,7 @@ const BLOCKS_A_PROCESSOR = 2;
 const ALIGNMENT = 256;
 
 /** Memory beside the tensors, handed out part by part. */
-export class Workspace {
+class Workspace {
   bytes = 0;
 
   take(bytes: number): TensorAt {
@@ -88,8 +87,6 @@ const COMPUTED_AS: Readonly<Record<FloatDType, FloatDType>> = {
 /** @param processors multiprocessors of the device */
 export function kernelTable(processors: number): CudaRow[] {
   const attention = ATTENTION_TILES.map(({ op, bytes, headDim, tile, sharedBytes }): CudaRow => {
-    const launches = (plan: Plan<never>, workspace: Workspace): Launch[] =>
-      attentionLaunches(plan as Plan as Plan<AttentionProblem>, workspace, processors);
     return {
       id: `${op === "attention" ? "forward" : "backward"}-${bytes === 4 ? "float32" : "half"}-d${headDim}`,
       op,
@@ -100,8 +97,8 @@ export function kernelTable(processors: number): CudaRow[] {
       tile,
       maxTile: tile,
       sharedBytes: () => sharedBytes,
-      workspaceBytes: (problem, planned) => workspaceOf(launches, problem, planned),
-      launches,
+      workspaceBytes: (problem, planned) => layoutOf(problem as AttentionProblem, planned, processors).workspaceBytes,
+      launches: (plan: Plan<AttentionProblem>) => attentionLaunches(plan, processors),
     };
   });
   const plain = { dtypes: FLOAT_DTYPES, needs: [], tile: { q: 64, kv: 64 }, maxTile: { q: 64, kv: 64 } };
@@ -114,36 +111,50 @@ export function kernelTable(processors: number): CudaRow[] {
       ...plain,
       id: "linear-backward",
       op: "linearBackward",
-      workspaceBytes: (problem, tile) => workspaceOf(linearBackwardLaunches, problem, tile),
+      workspaceBytes: (problem) => {
+        const { M, N, split, dtype } = problem as LinearProblem;
+        return split.length > 1 ? M * N * bytesPerElement(dtype) : 0;
+      },
       launches: linearBackwardLaunches,
     },
   ];
 }
 
-function workspaceOf(launches: CudaRow["launches"], problem: Problem, tile: Tile): number {
-  const workspace = new Workspace();
-  launches({ problem, tile } as unknown as Plan<never>, workspace);
-  return workspace.bytes;
-}
-
-function attentionLaunches(
-  { problem, tile }: Plan<AttentionProblem>,
-  workspace: Workspace,
-  processors: number,
-): Launch[] {
-  const { op, B, H, Hkv, Sq, Skv, D, Dv, layout, program } = problem;
-  const computedAs = COMPUTED_AS[problem.dtype];
-  const launches: Launch[] = [];
-  /** Where the kernel finds a tensor of the problem's dtype. */
-  const operand = (name: string, elements: number): TensorAt => {
-    if (computedAs === problem.dtype) return at(name);
-    const y = workspace.take(elements * bytesPerElement(computedAs));
-    launches.push(castLaunch(at(name), y, problem.dtype, computedAs, elements));
-    return y;
-  };
+/** Where attention's operands and intermediate results lie, and how its work is shared out. */
+function layoutOf(problem: AttentionProblem, tile: Tile, processors: number) {
+  const { op, dtype, B, H, Hkv, Sq, Skv, D, Dv } = problem;
+  const computedAs = COMPUTED_AS[dtype];
   const backward = op === "attentionBackward";
+  const workspace = new Workspace();
+  const operand = (name: string, elements: number) => {
+    const from = at(name);
+    return { from, elements, at: computedAs === dtype ? from : workspace.take(elements * bytesPerElement(computedAs)) };
+  };
+  const operands = {
+    q: operand("q", B * H * Sq * D),
+    k: operand("k", B * Hkv * Skv * D),
+    v: operand("v", B * Hkv * Skv * Dv),
+  };
   const { group, splits } = backward ? { group: 1, splits: 1 } : sharingOf(problem, tile, processors);
   const rows = B * H * Sq;
+  return {
+    computedAs,
+    operands,
+    group,
+    splits,
+    delta: backward ? workspace.take(4 * rows) : undefined,
+    partial: splits > 1 ? workspace.take(4 * splits * rows * Dv) : undefined,
+    partialLse: splits > 1 ? workspace.take(4 * splits * rows) : undefined,
+    workspaceBytes: workspace.bytes,
+  };
+}
+
+function attentionLaunches({ problem, tile }: Plan<AttentionProblem>, processors: number): Launch[] {
+  const { op, B, H, Hkv, Sq, Skv, D, Dv, layout, program } = problem;
+  const { computedAs, operands, group, splits, delta, partial, partialLse } = layoutOf(problem, tile, processors);
+  const launches = Object.values(operands)
+    .filter((operand) => operand.at !== operand.from)
+    .map((operand) => castLaunch(operand.from, operand.at, problem.dtype, computedAs, operand.elements));
   const bias = step(program, "bias");
   const alibi = step(program, "alibi");
   const visibility = step(program, "visibility");
@@ -151,9 +162,9 @@ function attentionLaunches(
   const dropout = step(program, "dropout");
   const { band = EVERYTHING, mask } = visibility ?? {};
   const common = {
-    q: operand("q", rows * D),
-    k: operand("k", B * Hkv * Skv * D),
-    v: operand("v", B * Hkv * Skv * Dv),
+    q: operands.q.at,
+    k: operands.k.at,
+    v: operands.v.at,
     out: at("out"),
     lse: at("lse"),
     bias: bias && at("bias"),
@@ -196,24 +207,20 @@ function attentionLaunches(
     dropoutSeedHigh: dropout?.seedHigh,
     dropoutOffset: dropout?.offset,
   };
-  if (backward) {
-    launches.push(
-      launchOf("backward", {
-        ...common,
-        dout: at("dout"),
-        dq: at("dq"),
-        dk: at("dk"),
-        dvOut: at("dv"),
-        dbias: bias && at("dbias"),
-        dsinks: sinks && at("dsinks"),
-        delta: workspace.take(4 * rows),
-      }),
-    );
-  } else {
-    const partial = splits > 1 ? workspace.take(4 * splits * rows * Dv) : undefined;
-    const partialLse = splits > 1 ? workspace.take(4 * splits * rows) : undefined;
-    launches.push(launchOf("forward", { ...common, partial, partialLse }));
-  }
+  launches.push(
+    op === "attention"
+      ? launchOf("forward", { ...common, partial, partialLse })
+      : launchOf("backward", {
+          ...common,
+          dout: at("dout"),
+          dq: at("dq"),
+          dk: at("dk"),
+          dvOut: at("dv"),
+          dbias: bias && at("dbias"),
+          dsinks: sinks && at("dsinks"),
+          delta,
+        }),
+  );
   return launches;
 }
 
@@ -253,14 +260,14 @@ function linearLaunches({ problem }: Plan<LinearProblem>): Launch[] {
 }
 
 /** dx [M, K] = dy W, dweight [N, K] = dy^T x, dbias [N] = column sums of dy; dy [M, N] is put together from its parts. */
-function linearBackwardLaunches({ problem }: Plan<LinearProblem>, workspace: Workspace): Launch[] {
+function linearBackwardLaunches({ problem }: Plan<LinearProblem>): Launch[] {
   const { M, N, K, split } = problem;
   const bytes = bytesPerElement(problem.dtype);
   const dtype = DTYPE[problem.dtype];
   const launches: Launch[] = [];
   let dy = at("dy0");
   if (split.length > 1) {
-    dy = workspace.take(M * N * bytes);
+    dy = at("workspace");
     let first = 0;
     for (const [part, columns] of split.entries()) {
       const to = at(dy.tensor, dy.offset + first * bytes);

@@ -290,7 +290,7 @@ u32 shuffle_xor(u32 value, int mask) {
 }
 
 void cp_async16(u32 to_smem, const void* from_gmem, u32 bytes) {
-  if (to_smem % 16 != 0 || (bytes > 0 && reinterpret_cast<std::uintptr_t>(from_gmem) % 16 != 0))
+  if (to_smem % 16 != 0 || !from_gmem || reinterpret_cast<std::uintptr_t>(from_gmem) % 16 != 0)
     fail("cp.async of 16 bytes that are not aligned");
   Copy copy{to_smem, {}};
   if (bytes > 0) std::memcpy(copy.bytes, from_gmem, bytes);

@@ -106,8 +106,8 @@ __global__ void __launch_bounds__(BackwardTile<T, HD>::THREADS) backward_kv(cons
   const auto key_rows = [&](const T* from_gmem, i64 stride) {
     return [=](int row) -> const T* { return firstKey + row < endKey ? from_gmem + (firstKey + row) * stride : nullptr; };
   };
-  load_tile<T, HD, OWN, THREADS>(k_smem, key_rows(k_gmem, p.k.row), p.D, p.qkAligned);
-  load_tile<T, HD, OWN, THREADS>(v_smem, key_rows(v_gmem, p.v.row), p.Dv, p.vAligned);
+  load_tile<T, HD, OWN, THREADS>(k_smem, k_gmem, key_rows(k_gmem, p.k.row), p.D, p.qkAligned);
+  load_tile<T, HD, OWN, THREADS>(v_smem, v_gmem, key_rows(v_gmem, p.v.row), p.Dv, p.vAligned);
 
   Fragment dk_reg[WIDTH / 8], dv_reg[WIDTH / 8];
 #pragma unroll
@@ -127,8 +127,8 @@ __global__ void __launch_bounds__(BackwardTile<T, HD>::THREADS) backward_kv(cons
       const auto query_rows = [&](const T* from_gmem, i64 stride) {
         return [=, &p](int row) -> const T* { return i0 + row < p.Sq ? from_gmem + (i0 + row) * stride : nullptr; };
       };
-      load_tile<T, HD, PASS, THREADS>(q_smem, query_rows(q_gmem, p.q.row), p.D, p.qkAligned);
-      load_tile<T, HD, PASS, THREADS>(dout_smem, query_rows(dout_gmem, p.out.row), p.Dv, p.vAligned);
+      load_tile<T, HD, PASS, THREADS>(q_smem, q_gmem, query_rows(q_gmem, p.q.row), p.D, p.qkAligned);
+      load_tile<T, HD, PASS, THREADS>(dout_smem, dout_gmem, query_rows(dout_gmem, p.out.row), p.Dv, p.vAligned);
       cp_async_commit();
       cp_async_wait<0>();
       __syncthreads();
@@ -211,8 +211,8 @@ __global__ void __launch_bounds__(BackwardTile<T, HD>::THREADS) backward_q(const
   const auto rows_from = [](const T* from_gmem, i64 stride, int first, int past) {
     return [=](int row) -> const T* { return first + row < past ? from_gmem + (first + row) * stride : nullptr; };
   };
-  load_tile<T, HD, OWN, THREADS>(q_smem, rows_from(q_gmem, p.q.row, firstRow, endRow), p.D, p.qkAligned);
-  load_tile<T, HD, OWN, THREADS>(dout_smem, rows_from(dout_gmem, p.out.row, firstRow, endRow), p.Dv, p.vAligned);
+  load_tile<T, HD, OWN, THREADS>(q_smem, q_gmem, rows_from(q_gmem, p.q.row, firstRow, endRow), p.D, p.qkAligned);
+  load_tile<T, HD, OWN, THREADS>(dout_smem, dout_gmem, rows_from(dout_gmem, p.out.row, firstRow, endRow), p.Dv, p.vAligned);
 
   Row row[2];
   float delta[2] = {0.f, 0.f};
@@ -232,8 +232,8 @@ __global__ void __launch_bounds__(BackwardTile<T, HD>::THREADS) backward_q(const
 #pragma unroll 1
   for (int j0 = begin; j0 < end; j0 += PASS) {
     // load: k [PASS, D], v [PASS, Dv]
-    load_tile<T, HD, PASS, THREADS>(k_smem, rows_from(k_gmem, p.k.row, j0, p.Skv), p.D, p.qkAligned);
-    load_tile<T, HD, PASS, THREADS>(v_smem, rows_from(v_gmem, p.v.row, j0, p.Skv), p.Dv, p.vAligned);
+    load_tile<T, HD, PASS, THREADS>(k_smem, k_gmem, rows_from(k_gmem, p.k.row, j0, p.Skv), p.D, p.qkAligned);
+    load_tile<T, HD, PASS, THREADS>(v_smem, v_gmem, rows_from(v_gmem, p.v.row, j0, p.Skv), p.Dv, p.vAligned);
     cp_async_commit();
     cp_async_wait<0>();
     __syncthreads();

@@ -91,12 +91,12 @@ __global__ void __launch_bounds__(ForwardTile<T, HD>::THREADS) forward(const Att
   const auto load_keys = [&](u32 tile_smem, const T* from_gmem, i64 stride, int j0, int dim, bool aligned) {
     const int j1 = least(j0 + p.tileKV, end);
     const auto at = [&](int row) -> const T* { return j0 + row < j1 ? from_gmem + (j0 + row) * stride : nullptr; };
-    load_tile<T, HD, BC, THREADS>(tile_smem, at, dim, aligned);
+    load_tile<T, HD, BC, THREADS>(tile_smem, from_gmem, at, dim, aligned);
   };
 
   if (begin < end) {
     load_tile<T, HD, BR, THREADS>(
-        q_smem,
+        q_smem, q_gmem,
         [&](int row) -> const T* {
           const int at = firstRow + row;
           return at < endRow ? q_gmem + offset_of(p.q, b, firstHead + at / p.Sq, at % p.Sq) : nullptr;

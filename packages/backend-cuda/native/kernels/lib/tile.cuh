@@ -55,11 +55,12 @@ FA_DEVICE void put_element(Chunk& chunk, int e, T x) {
 
 /**
  * load: rows of `dim` elements into a tile, zeros to the end of the last step and for rows that are not there.
+ * @param anywhere_gmem a valid address, from which nothing is read
  * @param row_gmem where a row begins, or null
  * @param aligned rows begin and end at multiples of 16 bytes: copied behind the thread's back, see cp_async_wait
  */
 template <class T, int HD, int ROWS, int THREADS, class RowAt>
-FA_DEVICE void load_tile(u32 tile_smem, const RowAt& row_gmem, int dim, bool aligned) {
+FA_DEVICE void load_tile(u32 tile_smem, const T* anywhere_gmem, const RowAt& row_gmem, int dim, bool aligned) {
   using Layout = Tile<T, HD>;
   const int used = 2 * steps_of<T>(dim);
 #pragma unroll 2
@@ -71,7 +72,7 @@ FA_DEVICE void load_tile(u32 tile_smem, const RowAt& row_gmem, int dim, bool ali
     const int first = chunk * Layout::CHUNK_ELEMS;
     if (aligned) {
       const bool there = from != nullptr && first < dim;
-      cp_async16(to, there ? from + first : nullptr, there ? 16 : 0);
+      cp_async16(to, there ? from + first : anywhere_gmem, there ? 16 : 0);
       continue;
     }
     Chunk words = {};

@@ -1,0 +1,269 @@
+/**
+ * One kernel at work on the GPU: `npm run kernel -- cuda/KERNEL [--addon FILE] [--json] [--lean]`, --lean for tensors that are each an
+ * allocation of their own.
+ *
+ *   forward, backward, decode   verified on a small problem first, then timed: ms, TFLOP/s, GB/s
+ *   calls                       host time of a call on resident tensors
+ *   cases                       every row of the kernel table once (for compute-sanitizer)
+ *   repeats                     250 runs of each, bit-equal
+ *   flat                        10,000 calls leave memory flat
+ *   large                       more than 2^31 elements
+ */
+import { parseArgs } from "node:util";
+import {
+  attentionProblem,
+  bytesPerElement,
+  createAttention,
+  plan,
+  type Attention,
+  type Bindings,
+  type DeviceBuffer,
+  type FloatDType,
+  type Problem,
+  type Tensor,
+} from "@fa/core";
+import { reference } from "@fa/core/reference";
+import type { CudaBackend } from "../src/backend.ts";
+import { cuda } from "../src/index.ts";
+import { FLOAT8, make, PROBLEMS, runOnce, tensorOf, type Sample } from "./problems.ts";
+
+const { positionals, values: flags } = parseArgs({
+  allowPositionals: true,
+  options: {
+    addon: { type: "string" },
+    json: { type: "boolean", default: false },
+    lean: { type: "boolean", default: false },
+    repeats: { type: "string", default: "250" },
+    calls: { type: "string", default: "10000" },
+  },
+});
+
+type Line = Readonly<Record<string, string | number>>;
+
+const round = (x: number): number => Number(x.toPrecision(4));
+
+/** Median over batches of calls that are given without waiting in between, in ms a call. */
+async function time(fa: Attention, call: () => Promise<readonly Tensor[]>): Promise<number> {
+  const batch = async (calls: number): Promise<number> => {
+    const start = performance.now();
+    for (let n = 0; n < calls; n++) for (const tensor of await call()) tensor.dispose();
+    await fa.sync();
+    return (performance.now() - start) / calls;
+  };
+  await batch(2);
+  const once = await batch(3);
+  const calls = Math.max(1, Math.min(200, Math.round(80 / once)));
+  const all: number[] = [];
+  for (let n = 0; n < 5; n++) all.push(await batch(calls));
+  return all.toSorted((a, b) => a - b)[2];
+}
+
+interface Timed {
+  readonly dtype: FloatDType;
+  readonly B: number;
+  readonly H: number;
+  readonly Hkv?: number;
+  readonly Sq: number;
+  readonly Skv: number;
+  readonly D: number;
+  readonly causal?: boolean;
+}
+
+const square = (dtype: FloatDType, D: number, S: number, causal: boolean): Timed => {
+  return { dtype, B: 16_384 / S, H: 2048 / D, Sq: S, Skv: S, D, causal };
+};
+const FORWARD: readonly Timed[] = [
+  ...[64, 128, 256].flatMap((D) => [false, true].map((causal) => square("bfloat16", D, 4096, causal))),
+  square("float16", 128, 4096, false),
+  square("float32", 128, 4096, false),
+];
+const BACKWARD: readonly Timed[] = [square("bfloat16", 128, 4096, false), square("bfloat16", 64, 4096, true)];
+const DECODE: readonly Timed[] = [
+  [1, 8192],
+  [8, 8192],
+  [64, 8192],
+  [1, 131_072],
+].map(([B, Skv]) => ({ dtype: "bfloat16", B, H: 32, Hkv: 8, Sq: 1, Skv, D: 128 }));
+
+async function timed(fa: Attention, t: Timed, backward: boolean): Promise<Line> {
+  const { dtype, B, H, Hkv = H, Sq, Skv, D, causal = false } = t;
+  const small = { B: 1, H: H / Hkv, Hkv: 1, Sq: Math.min(Sq, 200), Skv: 300, D, Dv: D };
+  await verify(fa, { name: "small", ...small, dtype, options: { causal }, general: false });
+  const q = await tensorOf(fa, [B, H, Sq, D], dtype, 1);
+  const k = await tensorOf(fa, [B, Hkv, Skv, D], dtype, 2);
+  const v = await tensorOf(fa, [B, Hkv, Skv, D], dtype, 3);
+  const options = { causal };
+  let ms: number;
+  if (backward) {
+    const { out, lse } = await fa.attention(q, k, v, { ...options, returnLse: true });
+    ms = await time(fa, async () => {
+      const { dq, dk, dv } = await fa.attentionBackward({ q, k, v, out, lse, dout: out }, options);
+      return [dq, dk, dv];
+    });
+    out.dispose();
+    lse.dispose();
+  } else {
+    ms = await time(fa, async () => [(await fa.attention(q, k, v, options)).out]);
+  }
+  for (const tensor of [q, k, v]) tensor.dispose();
+  const flops = 4 * B * H * Sq * Skv * D * (causal ? 0.5 : 1) * (backward ? 2.5 : 1);
+  const bytes = 2 * B * Hkv * Skv * D * bytesPerElement(dtype);
+  const name = `${dtype} B=${B} H=${H}/${Hkv} S=${Sq}x${Skv} D=${D}${causal ? " causal" : ""}${backward ? " backward" : ""}`;
+  return { name, ms: round(ms), tflops: round(flops / ms / 1e9), gbps: round(bytes / ms / 1e6) };
+}
+
+/** Refuses to time a wrong answer. */
+async function verify(fa: Attention, p: Sample): Promise<void> {
+  const truth = await createAttention({ backends: [reference()] });
+  const [got, expected] = await Promise.all(
+    [fa, truth].map(async (one) => {
+      const made = await make(one, { ...p, dtype: "float32" });
+      const cast = async (x: Tensor): Promise<Tensor> => one.cast(x, p.dtype);
+      const [q, k, v] = await Promise.all([made.q, made.k, made.v].map(cast));
+      const { out } = await one.attention(q, k, v, p.options);
+      const full = await one.cast(out, "float32");
+      const values = (await full.data()) as Float32Array;
+      for (const tensor of [q, k, v, out, full]) tensor.dispose();
+      made.dispose();
+      return values;
+    }),
+  );
+  await truth.dispose();
+  const bound = p.dtype === "float32" ? 1e-5 : p.dtype === "float16" ? 2e-3 : 1.6e-2;
+  for (const [n, x] of got.entries()) {
+    if (!(Math.abs(x - expected[n]) <= bound))
+      throw new Error(`${p.dtype} D=${p.D}: element ${n} is ${x}, not ${expected[n]}`);
+  }
+}
+
+/** Host time of a call, with the device far behind: 2,000 calls of little work, none waited for. */
+async function calls(fa: Attention): Promise<Line[]> {
+  const x = await tensorOf(fa, [2, 1, 256, 64], "bfloat16", 1);
+  const run = async (n: number): Promise<number> => {
+    const start = performance.now();
+    for (; n > 0; n--) (await fa.attention(x, x, x)).out.dispose();
+    return performance.now() - start;
+  };
+  await run(3000);
+  await fa.sync();
+  const all: number[] = [];
+  for (let n = 0; n < 9; n++) {
+    all.push((await run(500)) * 2);
+    await fa.sync();
+  }
+  x.dispose();
+  return [{ name: "host time of a call, B=2 H=1 S=256 D=64", microseconds: round(all.toSorted((a, b) => a - b)[4]) }];
+}
+
+async function repeats(fa: Attention): Promise<Line[]> {
+  const count = Number(flags.repeats);
+  for (const p of PROBLEMS) {
+    const made = await make(fa, p);
+    const first = await runOnce(fa, made);
+    for (let n = 1; n < count; n++) {
+      const again = await runOnce(fa, made);
+      const same = again.every((bytes, part) => Buffer.compare(bytes, first[part]) === 0);
+      if (!same) throw new Error(`${p.name}: run ${n} gave other bits`);
+    }
+    made.dispose();
+  }
+  return [
+    { name: `${PROBLEMS.length} problems, ${count} times each, bit-equal`, problems: PROBLEMS.length, repeats: count },
+  ];
+}
+
+async function flat(fa: Attention): Promise<Line[]> {
+  const count = Number(flags.calls);
+  const made = await make(fa, PROBLEMS[2]);
+  await runOnce(fa, made);
+  const before = { device: fa.memory().currentBytes, rss: process.memoryUsage.rss() };
+  for (let n = 0; n < count; n++) {
+    (await fa.attention(made.q, made.k, made.v, made.options)).out.dispose();
+    if (n % 1000 === 0) await fa.sync();
+  }
+  await fa.sync();
+  const grown = fa.memory().currentBytes - before.device;
+  made.dispose();
+  if (grown !== 0) throw new Error(`${count} calls left ${grown} bytes on the device`);
+  const rss = (process.memoryUsage.rss() - before.rss) / 2 ** 20;
+  if (rss > 64) throw new Error(`${count} calls left ${rss} MiB in the process`);
+  return [{ name: `${count} calls leave memory flat`, deviceBytes: grown, hostMebibytes: round(rss) }];
+}
+
+/** More than 2^31 elements of q and out: the last rows are what they are in a problem of their own. */
+async function large(): Promise<Line[]> {
+  const backend = (await cuda({ addon: flags.addon }).open()) as CudaBackend;
+  const [D, keys, rows, Sq] = [128, 64, 64, 2 ** 24 + 100];
+  const run = (problem: Problem, bindings: Bindings): void => {
+    const planned = plan(problem, backend.capabilities, backend.kernels);
+    if (!planned.ok) throw new Error(planned.reasons.map(({ reason }) => reason).join());
+    backend.run(planned, bindings);
+  };
+  const attention = (rowCount: number): Problem => {
+    const spec = (count: number) => ({ shape: [1, 1, count, D], dtype: "bfloat16" }) as const;
+    return attentionProblem({ q: spec(rowCount), k: spec(keys), v: spec(keys) });
+  };
+  // Bits of bfloat16 numbers of size 1 to 2, of either sign.
+  const random = (elements: number, seed: number): Uint8Array => {
+    const bits = Uint16Array.from({ length: elements }, (_, n) => 0x3f80 | (Math.imul(n + seed, 40_503) & 0x807f));
+    return new Uint8Array(bits.buffer);
+  };
+  const k = backend.allocate(keys * D * 2, random(keys * D, 1));
+  const some = backend.allocate(rows * D * 2, random(rows * D, 2));
+  const q = backend.allocate(Sq * D * 2, "zero");
+  const out = backend.allocate(Sq * D * 2);
+  const alone = backend.allocate(rows * D * 2);
+  const endOf = (buffer: DeviceBuffer): DeviceBuffer =>
+    backend.wrap({ pointer: backend.native(buffer).pointer + BigInt((Sq - rows) * D * 2) }, rows * D * 2);
+  run({ op: "cast", dtype: "bfloat16", resultDType: "bfloat16", elements: rows * D }, { x: some, y: endOf(q) });
+  run(attention(Sq), { q, k, v: k, out });
+  run(attention(rows), { q: some, k, v: k, out: alone });
+  const [got, expected] = await Promise.all([backend.read(endOf(out)), backend.read(alone)]);
+  await backend.dispose();
+  if (Buffer.compare(got, expected) !== 0) throw new Error("rows past 2^31 elements are wrong");
+  return [{ name: "rows past 2^31 elements are right", elements: Sq * D }];
+}
+
+async function main(): Promise<void> {
+  const pool = flags.lean ? { poolBytes: 0 } : { poison: positionals[0] === "repeats" };
+  const fa = await createAttention({ backends: [cuda({ addon: flags.addon, ...pool })] });
+  const kernel = positionals[0];
+  let lines: Line[];
+  switch (kernel) {
+    case "forward":
+    case "backward":
+    case "decode": {
+      lines = [];
+      for (const t of kernel === "forward" ? FORWARD : kernel === "backward" ? BACKWARD : DECODE)
+        lines.push(await timed(fa, t, kernel === "backward"));
+      break;
+    }
+    case "calls":
+      lines = await calls(fa);
+      break;
+    case "cases":
+      for (const p of [...PROBLEMS, FLOAT8]) {
+        const made = await make(fa, p);
+        await runOnce(fa, made);
+        made.dispose();
+      }
+      lines = [{ name: "every row of the kernel table ran", problems: PROBLEMS.length + 1 }];
+      break;
+    case "repeats":
+      lines = await repeats(fa);
+      break;
+    case "flat":
+      lines = await flat(fa);
+      break;
+    case "large":
+      lines = await large();
+      break;
+    default:
+      throw new Error(`no kernel ${kernel}: forward, backward, decode, calls, cases, repeats, flat, large`);
+  }
+  await fa.dispose();
+  if (flags.json) console.log(JSON.stringify(lines));
+  else console.table(lines);
+}
+
+await main();

@@ -1,0 +1,164 @@
+// npm run gpu-verify: everything that has to hold on an NVIDIA GPU, in one go, on the machine that has it.
+//
+//   --addon FILE   the addon; default: the prebuilt one        --ptx FILE   one with PTX of compute_80 alone; default: built
+//   --only a,b     some steps                                  --seconds N  no step starts later, and none runs longer
+//   --out FILE     default: apps/bench/results/linux-x64-GPU-verify.json
+//
+// Times first, with the machine to themselves; then conformance on both addons, compute-sanitizer's four tools over problems that
+// reach every row of the kernel table, repeats, flat memory and large tensors, side by side. What is not there is named as skipped.
+// Exits 1 when a step failed.
+
+import { spawn, spawnSync } from "node:child_process";
+import { existsSync, mkdtempSync, writeFileSync } from "node:fs";
+import { availableParallelism, cpus, tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { root } from "./test-needs.ts";
+
+const { values: flags } = parseArgs({
+  options: {
+    addon: { type: "string", default: join(root, "packages/backend-cuda/npm/linux-x64/fa-cuda.node") },
+    ptx: { type: "string" },
+    only: { type: "string" },
+    seconds: { type: "string", default: "3600" },
+    out: { type: "string" },
+  },
+});
+const deadline = performance.now() + Number(flags.seconds) * 1000;
+
+const SOURCES = "--conditions=@fa/source";
+const build = join(root, "packages/backend-cuda/tools/build.ts");
+const harness = join(root, "packages/backend-cuda/harness/main.ts");
+const suite = join(root, "packages/conformance/src/cli.ts");
+const provider = join(root, "packages/backend-cuda/src/index.ts");
+
+interface Result {
+  readonly name: string;
+  readonly status: "passed" | "failed" | "skipped";
+  readonly seconds: number;
+  /** What it measured, or the end of what it said. */
+  readonly result?: unknown;
+}
+
+interface Step {
+  readonly name: string;
+  readonly command: readonly [string, ...string[]];
+  /** Why it cannot run here. */
+  readonly lacks?: string | undefined;
+  readonly read: (output: string) => unknown;
+}
+
+const lastLines = (text: string): string => text.trimEnd().split("\n").slice(-12).join("\n");
+
+async function runStep({ name, command, lacks, read }: Step): Promise<Result> {
+  const start = performance.now();
+  const done = (status: Result["status"], result?: unknown): Result => {
+    const seconds = Math.round((performance.now() - start) / 100) / 10;
+    console.log(`${status}  ${name} (${seconds} s)${status === "failed" ? `\n${String(result)}` : ""}`);
+    return { name, status, seconds, result };
+  };
+  if (lacks !== undefined) return done("skipped", lacks);
+  const left = deadline - start;
+  if (left <= 0) return done("skipped", "no time was left");
+  const { code, output, errors } = await new Promise<{ code: number | null; output: string; errors: string }>(
+    (resolve) => {
+      const child = spawn(command[0], command.slice(1), { cwd: root, timeout: Math.ceil(left), killSignal: "SIGKILL" });
+      let output = "";
+      let errors = "";
+      child.stdout.on("data", (text) => (output += text));
+      child.stderr.on("data", (text) => (errors += text));
+      child.on("error", (error) => resolve({ code: 1, output, errors: error.message }));
+      child.on("close", (status) => resolve({ code: status, output, errors }));
+    },
+  );
+  if (code !== 0) return done("failed", code === null ? `no end after ${Math.round(left)} ms` : lastLines(output + errors));
+  try {
+    return done("passed", read(output));
+  } catch (error) {
+    return done("failed", `${(error as Error).message}: ${lastLines(output + errors)}`);
+  }
+}
+
+const works = (command: string, ...args: string[]): string | undefined => {
+  const { status, stdout } = spawnSync(command, args, { encoding: "utf8" });
+  return status === 0 ? stdout.trim() : undefined;
+};
+
+/** The addon with PTX of compute_80 alone, which a newer GPU compiles as it loads it. */
+function ptxAddon(): { path: string; lacks?: string | undefined } {
+  if (flags.ptx !== undefined) return { path: flags.ptx };
+  const path = join(mkdtempSync(join(tmpdir(), "fa-ptx-")), "fa-cuda.node");
+  if (works("nvcc", "--version") === undefined) return { path, lacks: "nvcc is not installed" };
+  const { status, stderr } = spawnSync(process.execPath, [build, "--ptx", "--out", path], { encoding: "utf8" });
+  return status === 0 ? { path } : { path, lacks: `the build with PTX failed: ${stderr}` };
+}
+
+const ptx = ptxAddon();
+const missing = existsSync(flags.addon) ? undefined : `${flags.addon} is not there: npm run build:cuda`;
+const sanitizer =
+  works("compute-sanitizer", "--version") === undefined ? "compute-sanitizer is not installed" : undefined;
+
+const kernel = (name: string, ...args: string[]): Step => ({
+  name,
+  command: [process.execPath, SOURCES, harness, name, "--addon", flags.addon, "--json", ...args],
+  lacks: missing,
+  read: (output) => JSON.parse(output) as unknown,
+});
+
+const conformance = (name: string, addon: string, lacks?: string): Step => ({
+  name,
+  command: [process.execPath, SOURCES, suite, "-b", provider, "-p", JSON.stringify({ addon, poison: true }), "--json"],
+  lacks,
+  read: (output) => {
+    const { passed, failed, refused } = JSON.parse(output) as Record<"passed" | "failed" | "refused", number>;
+    return { passed, failed, refused };
+  },
+});
+
+const sanitize = (tool: string): Step => {
+  // Each tensor an allocation of its own, so that one byte past its end is out of bounds.
+  const options = ["--tool", tool, "--error-exitcode", "9", "--target-processes", "all", "--print-limit", "5"];
+  const cases = [process.execPath, SOURCES, harness, "cases", "--addon", flags.addon, "--lean", "--json"];
+  return {
+    name: `compute-sanitizer ${tool}`,
+    command: ["compute-sanitizer", ...options, ...cases],
+    lacks: missing ?? sanitizer,
+    read: (output) => lastLines(output).split("\n").at(-1),
+  };
+};
+
+const ALONE: readonly Step[] = [kernel("calls"), kernel("forward"), kernel("decode"), kernel("backward")];
+const TOGETHER: readonly Step[] = [
+  conformance("conformance", flags.addon, missing),
+  conformance("conformance, compute_80 as PTX", ptx.path, ptx.lacks),
+  ...["memcheck", "racecheck", "initcheck", "synccheck"].map(sanitize),
+  kernel("repeats"),
+  kernel("flat"),
+  kernel("large"),
+];
+
+const wanted = (step: Step): boolean => flags.only?.split(",").some((name) => step.name.includes(name)) ?? true;
+
+const gpu = works("nvidia-smi", "--query-gpu=name,driver_version,power.limit", "--format=csv,noheader");
+const [name = "no GPU", driver = "none", power = ""] = gpu?.split("\n")[0].split(", ") ?? [];
+console.log(`${name}, driver ${driver}, ${availableParallelism()} cores`);
+const results: Result[] = [];
+for (const step of ALONE.filter(wanted)) results.push(await runStep(step));
+results.push(...(await Promise.all(TOGETHER.filter(wanted).map(runStep))));
+
+const machine = {
+  name,
+  driver,
+  power,
+  cpu: cpus()[0]?.model ?? "",
+  platform: "linux-x64",
+  runtime: `node ${process.versions.node}`,
+};
+const commit = works("git", "-C", root, "rev-parse", "--short=12", "HEAD") ?? "unknown";
+const report = { schema: "fa-gpu-verify", version: 1, machine, date: new Date().toISOString(), commit, results };
+const slug = name.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-");
+const out = flags.out ?? join(root, "apps/bench/results", `linux-x64-${slug}-verify.json`);
+writeFileSync(out, `${JSON.stringify(report, undefined, 2)}\n`);
+const count = (status: Result["status"]): number => results.filter((result) => result.status === status).length;
+console.log(`${count("passed")} passed, ${count("failed")} failed, ${count("skipped")} skipped: ${out}`);
+process.exitCode = count("failed") === 0 && missing === undefined ? 0 : 1;
