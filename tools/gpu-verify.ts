@@ -50,6 +50,25 @@ interface Step {
 
 const lastLines = (text: string): string => text.trimEnd().split("\n").slice(-12).join("\n");
 
+interface Outcome {
+  /** null: it ran out of time. */
+  readonly code: number | null;
+  readonly output: string;
+  readonly errors: string;
+}
+
+function outcomeOf([program, ...args]: Step["command"], milliseconds: number): Promise<Outcome> {
+  return new Promise((resolve) => {
+    const child = spawn(program, args, { cwd: root, timeout: Math.ceil(milliseconds), killSignal: "SIGKILL" });
+    let output = "";
+    let errors = "";
+    child.stdout.on("data", (text) => (output += text));
+    child.stderr.on("data", (text) => (errors += text));
+    child.on("error", (error) => resolve({ code: 1, output, errors: error.message }));
+    child.on("close", (code) => resolve({ code, output, errors }));
+  });
+}
+
 async function runStep({ name, command, lacks, read }: Step): Promise<Result> {
   const start = performance.now();
   const done = (status: Result["status"], result?: unknown): Result => {
@@ -60,18 +79,9 @@ async function runStep({ name, command, lacks, read }: Step): Promise<Result> {
   if (lacks !== undefined) return done("skipped", lacks);
   const left = deadline - start;
   if (left <= 0) return done("skipped", "no time was left");
-  const { code, output, errors } = await new Promise<{ code: number | null; output: string; errors: string }>(
-    (resolve) => {
-      const child = spawn(command[0], command.slice(1), { cwd: root, timeout: Math.ceil(left), killSignal: "SIGKILL" });
-      let output = "";
-      let errors = "";
-      child.stdout.on("data", (text) => (output += text));
-      child.stderr.on("data", (text) => (errors += text));
-      child.on("error", (error) => resolve({ code: 1, output, errors: error.message }));
-      child.on("close", (status) => resolve({ code: status, output, errors }));
-    },
-  );
-  if (code !== 0) return done("failed", code === null ? `no end after ${Math.round(left)} ms` : lastLines(output + errors));
+  const { code, output, errors } = await outcomeOf(command, left);
+  if (code !== 0)
+    return done("failed", code === null ? `no end after ${Math.round(left)} ms` : lastLines(output + errors));
   try {
     return done("passed", read(output));
   } catch (error) {

@@ -137,7 +137,7 @@ async function verify(fa: Attention, p: Sample): Promise<void> {
 }
 
 /** Host time of a call, with the device far behind: 2,000 calls of little work, none waited for. */
-async function calls(fa: Attention): Promise<Line[]> {
+async function hostTime(fa: Attention): Promise<Line[]> {
   const x = await tensorOf(fa, [2, 1, 256, 64], "bfloat16", 1);
   const run = async (n: number): Promise<number> => {
     const start = performance.now();
@@ -239,7 +239,7 @@ async function main(): Promise<void> {
       break;
     }
     case "calls":
-      lines = await calls(fa);
+      lines = await hostTime(fa);
       break;
     case "cases":
       for (const p of [...PROBLEMS, FLOAT8]) {

@@ -97,6 +97,7 @@ export function kernelTable(processors: number): CudaRow[] {
       tile,
       maxTile: tile,
       sharedBytes: () => sharedBytes,
+      splits: (problem, planned) => layoutOf(problem as AttentionProblem, planned, processors).splits,
       workspaceBytes: (problem, planned) => layoutOf(problem as AttentionProblem, planned, processors).workspaceBytes,
       launches: (plan: Plan<AttentionProblem>) => attentionLaunches(plan, processors),
     };

@@ -54,6 +54,10 @@ describe("the planner", () => {
 });
 
 describe("decode", () => {
+  test("is what the plan shows", () => {
+    const problem = problemOf({ H: 32, Hkv: 8, Sq: 1, Skv: 1024, D: 128 });
+    expect(plan(problem, CAPABILITIES, kernelTable(PROCESSORS))).toMatchObject({ ok: true, splits: 4 });
+  });
   const tile = { q: 64, kv: 64 };
   test("puts the query heads of a key head into one block of rows", () => {
     expect(sharingOf(problemOf({ H: 32, Hkv: 8, Sq: 1, Skv: 128 }), tile, PROCESSORS).group).toBe(4);

@@ -35,6 +35,8 @@ export interface KernelRow {
   readonly maxTile: Tile;
   /** Fast memory that a tile takes, in bytes. */
   readonly sharedBytes?: ((problem: Problem, tile: Tile) => number) | undefined;
+  /** Pieces that the keys are split into, to be combined by lse; left out, 1. */
+  readonly splits?: ((problem: Problem, tile: Tile) => number) | undefined;
   /** Device memory beside the tensors, in bytes. */
   readonly workspaceBytes: (problem: Problem, tile: Tile) => number;
 }
@@ -75,7 +77,8 @@ export function plan<P extends Problem>(
     const reason = whyNot(problem, capabilities, kernel, tile);
     if (reason === undefined) {
       const workspaceBytes = kernel.workspaceBytes(problem, tile);
-      return { ok: true, problem, kernel, tile, grid: gridOf(problem, tile), splits: 1, workspaceBytes };
+      const splits = kernel.splits?.(problem, tile) ?? 1;
+      return { ok: true, problem, kernel, tile, grid: gridOf(problem, tile), splits, workspaceBytes };
     }
     reasons.push({ kernel: kernel.id, reason });
   }
