@@ -159,7 +159,8 @@ class Instance : public Napi::ObjectWrap<Instance> {
   // ---- the thread that waits
 
   void add(std::unique_ptr<Wait> wait) {
-    if (pending_++ == 0) finished_.Ref(env_);
+    // Neither the process nor this object goes while somebody waits to be told.
+    if (pending_++ == 0) finished_.Ref(env_), Ref();
     {
       const std::lock_guard<std::mutex> lock(lock_);
       waits_.push_back(std::move(wait));
@@ -182,7 +183,7 @@ class Instance : public Napi::ObjectWrap<Instance> {
       Wait* over = next.release();
       const napi_status told = finished_.NonBlockingCall(over, [this](Napi::Env env, Napi::Function, Wait* wait) {
         const std::unique_ptr<Wait> own(wait);
-        if (--pending_ == 0) finished_.Unref(env);
+        if (--pending_ == 0) finished_.Unref(env), Unref();
         own->done.Call({Napi::Number::New(env, own->status), Napi::String::New(env, own->error),
                         Napi::Number::New(env, own->value)});
       });

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -333,12 +334,16 @@ std::size_t setting(const char* name, std::size_t fallback) {
 
 cudaError_t sticky() { return static_cast<cudaError_t>(setting("FA_EMULATED_ERROR", 0)); }
 
-/** Before each allocation. */
-struct alignas(256) Header {
-  std::size_t bytes;
-};
 std::mutex memory_lock;
 std::size_t used = 0;
+
+/** Memory that ends, but for 15 bytes at most, where a protected page begins: what reads or writes past it is stopped. */
+struct Allocation {
+  std::uint8_t* pages;
+  std::size_t bytes;
+  std::size_t mapped;
+};
+std::map<void*, Allocation> allocations;
 
 }  // namespace
 
@@ -383,19 +388,24 @@ cudaError_t cudaMallocAsync(void** pointer, std::size_t bytes, cudaStream_t) {
   const std::lock_guard<std::mutex> lock(memory_lock);
   if (cudaError_t error = sticky()) return error;
   if (bytes > setting("FA_EMULATED_MEMORY", std::size_t{8} << 30) - used) return cudaErrorMemoryAllocation;
-  void* at = std::aligned_alloc(256, sizeof(Header) + (bytes + 255) / 256 * 256);
-  if (!at) return cudaErrorMemoryAllocation;
+  const std::size_t taken = (bytes + 15) / 16 * 16, inside = (taken + emulate::PAGE - 1) / emulate::PAGE * emulate::PAGE;
+  void* pages = mmap(nullptr, inside + 2 * emulate::PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (pages == MAP_FAILED) return cudaErrorMemoryAllocation;
+  std::uint8_t* first = static_cast<std::uint8_t*>(pages) + emulate::PAGE;
+  mprotect(first, inside, PROT_READ | PROT_WRITE);
   used += bytes;
-  static_cast<Header*>(at)->bytes = bytes;
-  *pointer = static_cast<Header*>(at) + 1;
+  *pointer = first + inside - taken;
+  allocations[*pointer] = {static_cast<std::uint8_t*>(pages), bytes, inside + 2 * emulate::PAGE};
   std::memset(*pointer, 0xff, bytes);
   return cudaSuccess;
 }
 cudaError_t cudaFreeAsync(void* pointer, cudaStream_t) {
   const std::lock_guard<std::mutex> lock(memory_lock);
-  Header* at = static_cast<Header*>(pointer) - 1;
-  used -= at->bytes;
-  std::free(at);
+  const auto found = allocations.find(pointer);
+  if (found == allocations.end()) return cudaErrorInvalidValue;
+  used -= found->second.bytes;
+  munmap(found->second.pages, found->second.mapped);
+  allocations.erase(found);
   return sticky();
 }
 cudaError_t cudaHostAlloc(void** pointer, std::size_t bytes, unsigned) {

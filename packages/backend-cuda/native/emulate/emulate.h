@@ -1,7 +1,7 @@
 // CUDA on a CPU, one block at a time: each thread of the block is a fiber, and what a warp does together (mma, ldmatrix,
 // shuffles) waits until its 32 lanes have come. Slow, and exact enough to find what is wrong in a kernel without a GPU:
 //
-// - shared memory begins as NaN, and everything outside a block's share of it is protected
+// - shared memory begins as NaN, and everything outside a block's share of it is protected; so is what lies behind an allocation
 // - cp.async copies nothing before its group is waited for
 // - a tensor core's sum is rounded toward zero, as the real ones do
 // - FA_EMULATE_ORDER=reverse runs warps in the other order: a missing barrier shows as a difference
