@@ -1,6 +1,7 @@
 // npm run gpu-verify: everything that has to hold on an NVIDIA GPU, in one go, on the machine that has it.
 //
-//   --addon FILE   the addon; default: the prebuilt one        --ptx FILE   one with PTX of compute_80 alone; default: built
+//   --addon FILE   the addon; default: the prebuilt one        --ptx FILE   one with PTX of compute_80 alone; default:
+//                                                                          ptx/ beside the addon, or built
 //   --only a,b     some steps                                  --seconds N  no step starts later, and none runs longer
 //   --out FILE     default: apps/bench/results/linux-x64-GPU-verify.json
 //
@@ -11,7 +12,7 @@
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, writeFileSync } from "node:fs";
 import { availableParallelism, cpus, tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 import { root } from "./test-needs.ts";
 
@@ -96,7 +97,8 @@ const works = (command: string, ...args: string[]): string | undefined => {
 
 /** The addon with PTX of compute_80 alone, which a newer GPU compiles as it loads it. */
 function ptxAddon(): { path: string; lacks?: string | undefined } {
-  if (flags.ptx !== undefined) return { path: flags.ptx };
+  const given = flags.ptx ?? join(dirname(flags.addon), "ptx", "fa-cuda.node");
+  if (flags.ptx !== undefined || existsSync(given)) return { path: given };
   const path = join(mkdtempSync(join(tmpdir(), "fa-ptx-")), "fa-cuda.node");
   if (works("nvcc", "--version") === undefined) return { path, lacks: "nvcc is not installed" };
   const { status, stderr } = spawnSync(process.execPath, [build, "--ptx", "--out", path], { encoding: "utf8" });
