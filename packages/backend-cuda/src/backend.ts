@@ -149,7 +149,8 @@ export class CudaBackend implements Backend {
 
   #prepare(plan: Plan): readonly Launch[] {
     const { problem, kernel, tile } = plan;
-    const key = keyOf(kernel.id, tile, problem);
+    // JSON has no infinities: only the sides of a band are ever infinite, each in one direction, and come out as null.
+    const key = JSON.stringify([kernel.id, tile, problem]);
     let prepared = this.#prepared.get(key);
     if (prepared) {
       this.#prepared.delete(key);
@@ -180,12 +181,4 @@ export class CudaBackend implements Backend {
     if (!this.#disposed) return;
     throw new FaError("FA_DISPOSED", "cuda: the back end must be open; got a disposed one. Open another.");
   }
-}
-
-/** What a prepared plan depends on. JSON has no infinities, which a band may hold: they come out as null, unlike any number. */
-function keyOf(id: string, tile: object, problem: object): string {
-  return JSON.stringify([id, tile, problem], (_, value: unknown) => {
-    if (typeof value === "bigint") return `${value}n`;
-    return value === Infinity ? "inf" : value;
-  });
 }

@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process";
 import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
@@ -106,6 +107,13 @@ describe.skipIf(emulated.path === undefined)("the addon", () => {
       writeFileSync(file, bytes);
     });
     expect(reason).toMatch(/is for another processor/);
+  });
+  test("that a process may not load says so", () => {
+    const program = `import { cuda } from ${JSON.stringify(new URL("../src/index.ts", import.meta.url).href)};
+      console.log((await cuda({ addon: ${JSON.stringify(path)} }).probe()).reason);`;
+    const permissions = ["--permission", "--allow-fs-read=*", "--conditions=@fa/source", "--input-type=module"];
+    const { stdout } = spawnSync(process.execPath, permissions, { encoding: "utf8", input: program });
+    expect(stdout).toMatch(/^addons are not allowed in this process: with --permission pass --allow-addons/);
   });
   test("that is not there says so", () => {
     expect(loadAddon(join(folder, "none.node")).reason).toMatch(/cannot be read|Cannot find module/);
