@@ -222,7 +222,7 @@ function stale(variant: Variant): string | undefined {
   if (!existsSync(variant.out) || !existsSync(variant.stamp)) return "it is not built";
   return readFileSync(variant.stamp, "utf8") === stampOf(variant, variant.out)
     ? undefined
-    : "it is older than its sources";
+    : "it was made from other sources, or with other flags";
 }
 
 /** Builds the addon that plays CUDA on the CPU, unless it is there: where it lies, or why it cannot be had. */
