@@ -3,6 +3,7 @@ import {
   DTYPES,
   FaError,
   MAX_HEAD_DIM,
+  Queue,
   type Backend,
   type Bindings,
   type Capabilities,
@@ -17,7 +18,6 @@ import { calibrationOf, nameOf, trialOn, type BlockRows, type Calibration } from
 import { FEATURE, KERNELS } from "./kernels.ts";
 import type { FaWasmModule, Variant } from "./module.ts";
 import { pool } from "./pool.ts";
-import { Queue } from "./queue.ts";
 import { prepare, workspaceBytes, type Addresses } from "./run.ts";
 import { runAlone, type Team } from "./team.ts";
 import { WorkloadBuilder } from "./workload.ts";

@@ -2,6 +2,7 @@ import {
   DTYPES,
   FaError,
   MAX_HEAD_DIM,
+  Queue,
   type Backend,
   type Bindings,
   type Capabilities,
@@ -16,7 +17,6 @@ import type { Adapter } from "./adapter.ts";
 import type { Device, Verdict } from "./device.ts";
 import type { WebgpuRow } from "./kernels/row.ts";
 import { Launcher, type BuffersByName, type Prepared } from "./launch.ts";
-import { Queue } from "./queue.ts";
 import { measureRoof } from "./roof.ts";
 
 /** What the first read of a result waits for is not the transfer alone. Staging buffers are kept up to so many bytes. */

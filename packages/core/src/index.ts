@@ -48,6 +48,7 @@ export {
   type RowStrides,
   type TensorSpec,
 } from "./problem.ts";
+export { Queue } from "./queue.ts";
 export { describePlan, plan, refusalError, type KernelRow, type Plan, type Refusal, type Tile } from "./plan.ts";
 export {
   bandOf,

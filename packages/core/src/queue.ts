@@ -1,4 +1,4 @@
-/** Does one thing at a time, in the order in which they were given. */
+/** Does one thing at a time, in the order in which they were given: for back ends whose work takes several turns. */
 export class Queue {
   readonly #waiting: (() => Promise<() => void>)[] = [];
   #busy = false;
