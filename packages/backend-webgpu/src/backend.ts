@@ -19,7 +19,7 @@ import type { WebgpuRow } from "./kernels/row.ts";
 import { Launcher, type BuffersByName, type Prepared } from "./launch.ts";
 import { measureRoof } from "./roof.ts";
 
-/** What the first read of a result waits for is not the transfer alone. Staging buffers are kept up to so many bytes. */
+/** Staging buffers that results are read through are kept, up to so many bytes. */
 const STAGING_BYTES = 64 * 2 ** 20;
 
 /**
@@ -175,7 +175,7 @@ export class WebgpuBackend implements Backend {
     return this.#buffers.memory;
   }
 
-  /** Shaders that have been compiled so far, and buffers that wait to be used again. For tests and the curious. */
+  /** Shaders that have been compiled so far. For tests and the curious. */
   statistics(): { readonly shaders: number } {
     return { shaders: this.#launcher.shaders };
   }

@@ -63,17 +63,14 @@ export class Buffers {
     const { maxBufferSize } = this.#device.gpu.limits;
     if (size > maxBufferSize)
       throw outOfMemory(`a buffer of ${bytes} bytes`, `a device whose buffers hold ${maxBufferSize}`);
-    let gpu = this.#takeIdle(size);
-    let verdict: Verdict | undefined;
-    if (gpu && !fill) {
-      // Known to be good.
-    } else {
-      ({ value: gpu, verdict } = this.#device.scoped(`a buffer of ${bytes} bytes`, () => {
-        const made = gpu ?? this.#create(size);
-        fill?.(made);
-        return made;
-      }));
-    }
+    const idle = this.#takeIdle(size);
+    // Known to be good, and nothing to write.
+    if (idle && !fill) return this.#admit({ bytes, gpu: idle, wrapped: false, verdict: undefined, blank: true });
+    const { value: gpu, verdict } = this.#device.scoped(`a buffer of ${bytes} bytes`, () => {
+      const made = idle ?? this.#create(size);
+      fill?.(made);
+      return made;
+    });
     return this.#admit({ bytes, gpu, wrapped: false, verdict, blank: fill === undefined });
   }
 

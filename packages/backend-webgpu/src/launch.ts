@@ -91,11 +91,8 @@ export class Launcher {
       };
     }
     this.#prepared.set(key, prepared);
-    if (this.#prepared.size > PREPARED_PLANS) {
-      const [oldest, { dispatches }] = this.#prepared.entries().next().value!;
-      this.#prepared.delete(oldest);
-      for (const { uniforms } of dispatches) uniforms.destroy();
-    }
+    // Its uniforms are not destroyed: calls that wait their turn, and encoders of callers, may still hold it.
+    if (this.#prepared.size > PREPARED_PLANS) this.#prepared.delete(this.#prepared.keys().next().value!);
     return prepared;
   }
 

@@ -1,7 +1,7 @@
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { createAttention, FaError, type Attention, type CastProblem, type Plan } from "@fa/core";
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { SOFTWARE, useDriver } from "../../../tools/software-gpu.ts";
 import { describeDevice } from "../src/adapter.ts";
 import { WebgpuBackend } from "../src/backend.ts";
@@ -166,7 +166,7 @@ describe.skipIf(!driver.here)("on a device of the caller's", () => {
   });
 
   describe("with kernels made for it", () => {
-    const row = (id: string, shader: string, workgroups: number): WebgpuRow => ({
+    const row = (id: string, shader: string, workgroups: number, flops: number): WebgpuRow => ({
       id,
       op: "cast",
       dtypes: ["float32"],
@@ -175,13 +175,13 @@ describe.skipIf(!driver.here)("on a device of the caller's", () => {
       maxTile: { q: 1, kv: 1 },
       workspaceBytes: () => 0,
       passes: () => [
-        { shader, params: {}, uniforms: new Words().build(), buffers: [{ name: "y" }], workgroups, flops: workgroups },
+        { shader, params: {}, uniforms: new Words().build(), buffers: [{ name: "y" }], workgroups, flops },
       ],
     });
-    const runs = async (id: string, text: string, elements: number): Promise<Uint32Array> => {
+    const runs = async (id: string, text: string, elements: number, flops = elements): Promise<Uint32Array> => {
       (SHADERS as Record<string, string>)[id] = text;
       const adapter = describeDevice(device, device.adapterInfo, "portable", false);
-      const kernel = row(id, id, elements);
+      const kernel = row(id, id, elements, flops);
       const backend = new WebgpuBackend(new Device(device, false), adapter, [kernel]);
       const y = backend.allocate(elements * 4, "zero");
       const problem: CastProblem = { op: "cast", dtype: "float32", resultDType: "float32", elements };
@@ -194,17 +194,27 @@ describe.skipIf(!driver.here)("on a device of the caller's", () => {
       }
     };
 
+    const count = `${SHADERS["lib/launch.wgsl"]}
+      struct Uniforms { launch: Launch }
+      @group(0) @binding(0) var<uniform> uniforms: Uniforms;
+      @group(0) @binding(1) var<storage, read_write> y: array<u32>;
+      @compute @workgroup_size(1) fn main(@builtin(workgroup_id) id: vec3u, @builtin(num_workgroups) count: vec3u) {
+        let at = workgroup_index(uniforms.launch, id, count);
+        if (at < uniforms.launch.end) { y[at] += at + 1u; }
+      }`;
+
     test("more workgroups than a dispatch has along one dimension are all run, each once", async () => {
-      const text = `${SHADERS["lib/launch.wgsl"]}
-        struct Uniforms { launch: Launch }
-        @group(0) @binding(0) var<uniform> uniforms: Uniforms;
-        @group(0) @binding(1) var<storage, read_write> y: array<u32>;
-        @compute @workgroup_size(1) fn main(@builtin(workgroup_id) id: vec3u, @builtin(num_workgroups) count: vec3u) {
-          let at = workgroup_index(uniforms.launch, id, count);
-          if (at < uniforms.launch.end) { y[at] += at + 1u; }
-        }`;
-      const got = await runs("count.wgsl", text, 140_001);
+      const got = await runs("count.wgsl", count, 140_001);
       expect(got.every((value, n) => value === n + 1)).toBe(true);
+    });
+
+    test("work that is too long for one dispatch is cut into several submissions, each workgroup run once", async () => {
+      const submit = vi.spyOn(device.queue, "submit");
+      const got = await runs("count.wgsl", count, 1003, 1e13);
+      expect(got.every((value, n) => value === n + 1)).toBe(true);
+      // 5e11 operations a dispatch.
+      expect(submit.mock.calls.length).toBeGreaterThanOrEqual(20);
+      submit.mockRestore();
     });
 
     test("a shader that does not compile is an error that names it, and says what is wrong", async () => {

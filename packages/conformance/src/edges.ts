@@ -416,6 +416,26 @@ export const EDGES: readonly Check[] = [
     },
   },
   {
+    name: "200 calls of different lengths at once each give their own right answer",
+    capability: "interface",
+    async run({ fa }) {
+      const lengths = Array.from({ length: 200 }, (_, n) => n + 1);
+      const results = await Promise.all(
+        lengths.map(async (length) => {
+          using x = fa.tensor(new Float32Array(length).fill(length), { shape: [length] });
+          using y = await fa.cast(x, "bfloat16");
+          return numbersOf(y);
+        }),
+      );
+      for (const [n, got] of results.entries()) {
+        hold(
+          got.length === n + 1 && got.every((value) => value === n + 1),
+          `the call of ${n + 1} elements gave ${got.slice(0, 3).join()}`,
+        );
+      }
+    },
+  },
+  {
     name: "calls in flight together each give their own right answer",
     capability: "interface",
     async run(subject) {
