@@ -22,6 +22,7 @@ Napi::Object object_of(Napi::Env env, const FaProbe& probe) {
   result["minor"] = probe.minor;
   result["processors"] = probe.processors;
   result["sharedBytes"] = probe.sharedBytes;
+  result["sm90a"] = probe.sm90a != 0;
   result["memoryBytes"] = probe.memoryBytes;
   result["name"] = std::string(probe.name);
   result["error"] = std::string(probe.error);
@@ -238,6 +239,7 @@ Napi::Value kernels(const Napi::CallbackInfo& info) {
   for (int n = 0; fa_kernel(n, &kernel); n++) {
     Napi::Object row = Napi::Object::New(info.Env());
     row["op"] = kernel.op;
+    row["family"] = kernel.family;
     row["dtype"] = kernel.dtype;
     row["headDim"] = kernel.headDim;
     row["tileQ"] = kernel.tileQ;

@@ -23,6 +23,13 @@ constexpr size_t IDLE_STAGING_BYTES = size_t{256} << 20;
 constexpr size_t PIECE_BYTES = size_t{32} << 20;
 constexpr size_t SMALLEST_STAGING_BYTES = size_t{64} << 10;
 
+/** Whether this addon was built with the kernels for sm_90a. */
+#ifdef FA_SM90A
+constexpr bool HAS_SM90A = true;
+#else
+constexpr bool HAS_SM90A = false;
+#endif
+
 void describe(char to[256], cudaError_t error) {
   std::snprintf(to, 256, "%s: %s", cudaGetErrorName(error), cudaGetErrorString(error));
 }
@@ -188,6 +195,11 @@ cudaError_t run_attention(FaInstance* instance, FaOp op, const double* slots) {
   const Attention p = attention_of(slots);
   if (op == FA_OP_FORWARD && (p.B == 0 || p.Sq == 0)) return cudaSuccess;
   const bool general = is_general(p);
+#ifdef FA_SM90A
+  if (static_cast<int>(slots[FA_FAMILY]) == FA_HOPPER) {
+    return (op == FA_OP_FORWARD ? forward_hopper : backward_hopper)(p, static_cast<int>(slots[FA_DTYPE]), instance->stream);
+  }
+#endif
   switch (static_cast<int>(slots[FA_DTYPE])) {
     case FA_FLOAT32:
       return (op == FA_OP_FORWARD ? forward_float32 : backward_float32)(p, general, instance->stream);
@@ -237,6 +249,7 @@ void fa_probe(int device, FaProbe* probe) {
     cudaGetLastError();
     return;
   }
+  probe->sm90a = HAS_SM90A && probe->major == 9 && probe->minor == 0;
   probe->memoryBytes = static_cast<double>(properties.totalGlobalMem);
   std::snprintf(probe->name, sizeof probe->name, "%s", properties.name);
 }

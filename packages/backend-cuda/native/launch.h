@@ -31,6 +31,8 @@ struct FaProbe {
   int devices;
   /** Of the device asked for, if there is one: compute capability, multiprocessors, shared memory a block, memory. */
   int major, minor, processors, sharedBytes;
+  /** Whether the addon has kernels for sm_90a and the device runs them: compute capability 9.0, and no other. */
+  int sm90a;
   double memoryBytes;
   char name[256];
   /** Why the device cannot be asked, or "". */
@@ -71,6 +73,9 @@ enum FaOp { FA_OP_CAST = 0, FA_OP_FORWARD = 1, FA_OP_BACKWARD = 2, FA_OP_MATMUL 
 /** y [elements] = x [elements] */
 enum FaCast { FA_CAST_X, FA_CAST_Y, FA_CAST_FROM, FA_CAST_TO, FA_CAST_ELEMENTS, FA_CAST_SLOTS };
 
+/** Families of attention kernels; rows of the table say which one runs. */
+enum FaFamily { FA_GENERIC = 0, FA_HOPPER = 1 };
+
 /** Forward and backward. A pointer 0: there is no such tensor. Strides are in elements. */
 enum FaAttention {
   FA_Q,
@@ -92,6 +97,7 @@ enum FaAttention {
   FA_DELTA,
   FA_PARTIAL,
   FA_PARTIAL_LSE,
+  FA_FAMILY,
   FA_DTYPE,
   FA_B,
   FA_H,
@@ -168,8 +174,8 @@ enum FaStatus fa_run(struct FaInstance* instance, enum FaOp op, const double* sl
 
 /** The kernel table, row by row: facts that src/kernels.ts has as well. 0 past the end. */
 struct FaKernel {
-  /** FA_OP_FORWARD or FA_OP_BACKWARD */
-  int op;
+  /** FA_OP_FORWARD or FA_OP_BACKWARD, and FaFamily */
+  int op, family;
   int dtype, headDim;
   int tileQ, tileKV, threads, sharedBytes;
 };

@@ -5,6 +5,10 @@ export const STATUS = { ok: 0, outOfMemory: 1, dead: 2, failed: 3 } as const;
 export const OP = { cast: 0, forward: 1, backward: 2, matmul: 3, columnSums: 4, gather: 5 } as const;
 export type OpName = keyof typeof OP;
 
+/** Families of attention kernels. */
+export const FAMILY = { generic: 0, hopper: 1 } as const;
+export type FamilyName = keyof typeof FAMILY;
+
 /** Numbers of the float dtypes. */
 export const DTYPE = { float32: 0, float16: 1, bfloat16: 2, float8e4m3: 3 } as const;
 
@@ -27,6 +31,7 @@ const ATTENTION = [
   "delta",
   "partial",
   "partialLse",
+  "family",
   "dtype",
   "b",
   "h",
@@ -117,6 +122,8 @@ export interface Probed {
   readonly minor: number;
   readonly processors: number;
   readonly sharedBytes: number;
+  /** The addon has kernels for sm_90a, and the device runs them. */
+  readonly sm90a: boolean;
   readonly memoryBytes: number;
   readonly name: string;
   readonly error: string;
@@ -125,6 +132,7 @@ export interface Probed {
 /** Facts of a compiled attention kernel. */
 export interface CompiledKernel {
   readonly op: number;
+  readonly family: number;
   readonly dtype: number;
   readonly headDim: number;
   readonly tileQ: number;

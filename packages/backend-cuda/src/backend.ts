@@ -51,7 +51,7 @@ export class CudaBackend implements Backend {
       maxHeadDim: MAX_HEAD_DIM,
       sharedBytes: probed.sharedBytes,
       maxBufferBytes: probed.memoryBytes,
-      features: [`sm_${probed.major}${probed.minor}`],
+      features: [`sm_${probed.major}${probed.minor}`, ...(probed.sm90a ? ["sm_90a"] : [])],
     };
   }
 

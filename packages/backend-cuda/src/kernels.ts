@@ -15,7 +15,7 @@ import {
   type Plan,
   type Tile,
 } from "@fa/core";
-import { DTYPE } from "./abi.ts";
+import { DTYPE, FAMILY, type FamilyName } from "./abi.ts";
 import { at, launchOf, type Launch, type TensorAt } from "./device.ts";
 
 /** A kernel with what makes it run. */
@@ -23,21 +23,42 @@ export interface CudaRow extends KernelRow {
   readonly launches: (plan: Plan<never>) => Launch[];
 }
 
-/** Tunables of the attention kernels; native/kernels/{forward,backward}.cuh have the same, which a test compares. */
-export const ATTENTION_TILES = [
-  { op: "attention", bytes: 4, headDim: 64, tile: { q: 64, kv: 32 }, sharedBytes: 32_768 },
-  { op: "attention", bytes: 4, headDim: 128, tile: { q: 64, kv: 32 }, sharedBytes: 65_536 },
-  { op: "attention", bytes: 4, headDim: 256, tile: { q: 32, kv: 32 }, sharedBytes: 98_304 },
-  { op: "attention", bytes: 2, headDim: 64, tile: { q: 64, kv: 64 }, sharedBytes: 24_576 },
-  { op: "attention", bytes: 2, headDim: 128, tile: { q: 64, kv: 64 }, sharedBytes: 49_152 },
-  { op: "attention", bytes: 2, headDim: 256, tile: { q: 64, kv: 64 }, sharedBytes: 98_304 },
-  { op: "attentionBackward", bytes: 4, headDim: 64, tile: { q: 64, kv: 32 }, sharedBytes: 49_152 },
-  { op: "attentionBackward", bytes: 4, headDim: 128, tile: { q: 64, kv: 32 }, sharedBytes: 98_304 },
-  { op: "attentionBackward", bytes: 4, headDim: 256, tile: { q: 32, kv: 16 }, sharedBytes: 98_304 },
-  { op: "attentionBackward", bytes: 2, headDim: 64, tile: { q: 64, kv: 32 }, sharedBytes: 24_576 },
-  { op: "attentionBackward", bytes: 2, headDim: 128, tile: { q: 64, kv: 32 }, sharedBytes: 49_152 },
-  { op: "attentionBackward", bytes: 2, headDim: 256, tile: { q: 64, kv: 32 }, sharedBytes: 98_304 },
-] as const;
+/** A kernel's tunables; native/kernels has the same, which a test compares. */
+export interface AttentionTile {
+  readonly op: "attention" | "attentionBackward";
+  readonly family: FamilyName;
+  /** Bytes of an element. */
+  readonly bytes: 2 | 4;
+  /** The most that D and Dv may be. */
+  readonly headDim: number;
+  readonly tile: Tile;
+  readonly sharedBytes: number;
+}
+
+const generic = (op: AttentionTile["op"], bytes: 2 | 4, headDim: number, tile: Tile, sharedBytes: number) =>
+  ({ op, family: "generic", bytes, headDim, tile, sharedBytes }) as const;
+
+/** Rows of the attention kernels, in the order in which they are tried: the special before the general, the small before the large. */
+export const ATTENTION_TILES: readonly AttentionTile[] = [
+  generic("attention", 4, 64, { q: 64, kv: 32 }, 32_768),
+  generic("attention", 4, 128, { q: 64, kv: 32 }, 65_536),
+  generic("attention", 4, 256, { q: 32, kv: 32 }, 98_304),
+  generic("attention", 2, 64, { q: 64, kv: 64 }, 24_576),
+  generic("attention", 2, 128, { q: 64, kv: 64 }, 49_152),
+  generic("attention", 2, 256, { q: 64, kv: 64 }, 98_304),
+  generic("attentionBackward", 4, 64, { q: 64, kv: 32 }, 49_152),
+  generic("attentionBackward", 4, 128, { q: 64, kv: 32 }, 98_304),
+  generic("attentionBackward", 4, 256, { q: 32, kv: 16 }, 98_304),
+  generic("attentionBackward", 2, 64, { q: 64, kv: 32 }, 24_576),
+  generic("attentionBackward", 2, 128, { q: 64, kv: 32 }, 49_152),
+  generic("attentionBackward", 2, 256, { q: 64, kv: 32 }, 98_304),
+];
+
+/** What the kernels of a family have in common. */
+const FAMILIES: Readonly<Record<FamilyName, Pick<KernelRow, "needs" | "steps"> & Partial<KernelRow>>> = {
+  generic: { needs: [], steps: SCORE_STEPS },
+  hopper: { needs: ["sm_90a"], steps: ["scale", "visibility"], takesMask: false },
+};
 
 /** A piece of split keys has at least so many: below, starting it costs more than it saves. */
 const FEWEST_KEYS_A_SPLIT = 256;
@@ -86,20 +107,20 @@ const COMPUTED_AS: Readonly<Record<FloatDType, FloatDType>> = {
 
 /** @param processors multiprocessors of the device */
 export function kernelTable(processors: number): CudaRow[] {
-  const attention = ATTENTION_TILES.map(({ op, bytes, headDim, tile, sharedBytes }): CudaRow => {
+  const attention = ATTENTION_TILES.map(({ op, family, bytes, headDim, tile, sharedBytes }): CudaRow => {
+    const name = `${op === "attention" ? "forward" : "backward"}-${bytes === 4 ? "float32" : "half"}-d${headDim}`;
     return {
-      id: `${op === "attention" ? "forward" : "backward"}-${bytes === 4 ? "float32" : "half"}-d${headDim}`,
+      id: family === "generic" ? name : `${family}-${name}`,
       op,
       dtypes: bytes === 4 ? ["float32"] : ["float16", "bfloat16", "float8e4m3"],
       headDim: { min: 1, max: headDim },
-      steps: SCORE_STEPS,
-      needs: [],
+      ...FAMILIES[family],
       tile,
       maxTile: tile,
       sharedBytes: () => sharedBytes,
       splits: (problem, planned) => layoutOf(problem as AttentionProblem, planned, processors).splits,
       workspaceBytes: (problem, planned) => layoutOf(problem as AttentionProblem, planned, processors).workspaceBytes,
-      launches: (plan: Plan<AttentionProblem>) => attentionLaunches(plan, processors),
+      launches: (plan: Plan<AttentionProblem>) => attentionLaunches(plan, family, processors),
     };
   });
   const plain = { dtypes: FLOAT_DTYPES, needs: [], tile: { q: 64, kv: 64 }, maxTile: { q: 64, kv: 64 } };
@@ -150,7 +171,11 @@ function layoutOf(problem: AttentionProblem, tile: Tile, processors: number) {
   };
 }
 
-function attentionLaunches({ problem, tile }: Plan<AttentionProblem>, processors: number): Launch[] {
+function attentionLaunches(
+  { problem, tile }: Plan<AttentionProblem>,
+  family: FamilyName,
+  processors: number,
+): Launch[] {
   const { op, B, H, Hkv, Sq, Skv, D, Dv, layout, program } = problem;
   const { computedAs, operands, group, splits, delta, partial, partialLse } = layoutOf(problem, tile, processors);
   const launches = Object.values(operands)
@@ -172,6 +197,7 @@ function attentionLaunches({ problem, tile }: Plan<AttentionProblem>, processors
     mask: mask && at("mask"),
     alibi: alibi && at("alibiSlopes"),
     sinks: sinks && at("sinks"),
+    family: FAMILY[family],
     dtype: DTYPE[computedAs],
     b: B,
     h: H,

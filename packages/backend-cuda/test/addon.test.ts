@@ -4,7 +4,7 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { DTYPE, OP, SLOTS, STATUS, type Addon } from "../src/abi.ts";
+import { DTYPE, FAMILY, OP, SLOTS, STATUS, type Addon } from "../src/abi.ts";
 import { loadAddon } from "../src/addon.node.ts";
 import { cuda } from "../src/index.ts";
 import { ATTENTION_TILES } from "../src/kernels.ts";
@@ -46,6 +46,8 @@ describe("abi.ts says what launch.h says", () => {
   test("ops, dtypes and statuses", () => {
     expect(enumeration("FaOp").map((item) => camel(item, "FA_OP_"))).toEqual(Object.keys(OP));
     expect(Object.values(OP)).toEqual(Object.keys(OP).map((_, n) => n));
+    expect(enumeration("FaFamily").map((item) => camel(item, "FA_"))).toEqual(Object.keys(FAMILY));
+    expect(Object.values(FAMILY)).toEqual(Object.keys(FAMILY).map((_, n) => n));
     expect(enumeration("FaDType").map((item) => camel(item, "FA_"))).toEqual(Object.keys(DTYPE));
     expect(enumeration("FaStatus").map((item) => camel(item, "FA_"))).toEqual(Object.keys(STATUS));
   });
@@ -81,8 +83,10 @@ describe.skipIf(emulated.path === undefined)("the addon", () => {
 
   test("has the kernels that the table says", () => {
     const addon = createRequire(import.meta.url)(path) as Addon;
-    const compiled = addon.kernels().map(({ op, dtype, headDim, tileQ, tileKV, sharedBytes }) => ({
+    const families = Object.keys(FAMILY);
+    const compiled = addon.kernels().map(({ op, family, dtype, headDim, tileQ, tileKV, sharedBytes }) => ({
       op: op === OP.forward ? "attention" : "attentionBackward",
+      family: families[family],
       bytes: dtype === DTYPE.float32 ? 4 : 2,
       headDim,
       tile: { q: tileQ, kv: tileKV },

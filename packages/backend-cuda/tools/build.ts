@@ -29,6 +29,8 @@ export const EMULATED: string = join(cache, "emulated", "fa-cuda.node");
 
 /** Compute capabilities that get machine code; the last also PTX, for newer ones. */
 const ARCHS: readonly string[] = ["80", "86", "89", "90"];
+/** wgmma and setmaxnreg are in no other code than this. */
+const SM90A: readonly string[] = ["-gencode", "arch=compute_90a,code=sm_90a"];
 
 const { values: options } = parseArgs({
   // Others import this file for `emulatedAddon`.
@@ -80,9 +82,13 @@ function cudaHeaders(): string {
 }
 
 const kernelSources: readonly string[] = globSync("{launch,kernels/*}.cu", { cwd: native }).toSorted();
+/** Kernels for sm_90a alone; what calls them stands behind FA_SM90A. */
+const isHopper = (source: string): boolean => basename(source).startsWith("hopper");
+const portableSources: readonly string[] = kernelSources.filter((source) => !isHopper(source));
 
 function cudaVariant(): Variant {
   const archs = options.archs?.split(",") ?? ARCHS;
+  const hopper = !options.ptx && archs.includes("90") && portableSources.length < kernelSources.length;
   const codes = options.ptx
     ? ["-gencode", "arch=compute_80,code=compute_80"]
     : archs.flatMap((arch) => ["-gencode", `arch=compute_${arch},code=sm_${arch}`]);
@@ -93,10 +99,10 @@ function cudaVariant(): Variant {
     out: options.out ?? ADDON,
     stamp: join(dirname(options.out ?? ADDON), "stamp.json"),
     compiler: `nvcc ${version("nvcc")}, g++ ${version("g++")}`,
-    sources: [...kernelSources, "addon.cc"],
+    sources: [...(hopper ? kernelSources : portableSources), "addon.cc"],
     compile: (source) =>
       source.endsWith(".cu")
-        ? ["nvcc", ...flags, ...codes, "-c", source]
+        ? ["nvcc", ...flags, ...(isHopper(source) ? SM90A : codes), ...(hopper ? ["-DFA_SM90A"] : []), "-c", source]
         : ["g++", ...CXX, ...NAPI, ...includes(), "-isystem", headers, "-c", source],
     link: [...LINK, `-L${cudaLibraries()}`, "-lcudart_static", "-ldl", "-lrt"],
   };
@@ -107,7 +113,7 @@ function emulatedVariant(): Variant {
     out: options.out ?? EMULATED,
     stamp: join(dirname(options.out ?? EMULATED), "stamp.json"),
     compiler: `g++ ${version("g++")}`,
-    sources: [...kernelSources, "addon.cc", "emulate/emulate.cc"],
+    sources: [...portableSources, "addon.cc", "emulate/emulate.cc"],
     compile: (source) => [
       "g++",
       ...CXX,

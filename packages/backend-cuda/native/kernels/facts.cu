@@ -10,12 +10,12 @@ namespace {
 template <class T, int HD>
 FaKernel forward_facts(int dtype) {
   using Sizes = ForwardTile<T, HD>;
-  return {FA_OP_FORWARD, dtype, HD, Sizes::Q, Sizes::KV, Sizes::THREADS, Sizes::SHARED_BYTES};
+  return {FA_OP_FORWARD, FA_GENERIC, dtype, HD, Sizes::Q, Sizes::KV, Sizes::THREADS, Sizes::SHARED_BYTES};
 }
 template <class T, int HD>
 FaKernel backward_facts(int dtype) {
   using Sizes = BackwardTile<T, HD>;
-  return {FA_OP_BACKWARD, dtype, HD, Sizes::OWN, Sizes::PASS, Sizes::THREADS, Sizes::SHARED_BYTES};
+  return {FA_OP_BACKWARD, FA_GENERIC, dtype, HD, Sizes::OWN, Sizes::PASS, Sizes::THREADS, Sizes::SHARED_BYTES};
 }
 
 }  // namespace

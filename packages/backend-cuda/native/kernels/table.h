@@ -12,6 +12,12 @@ cudaError_t backward_float16(const Attention& p, bool general, cudaStream_t stre
 cudaError_t backward_bfloat16(const Attention& p, bool general, cudaStream_t stream);
 cudaError_t backward_float32(const Attention& p, bool general, cudaStream_t stream);
 
+#ifdef FA_SM90A
+/** Kernels for sm_90a; `p` within what their rows of the table take. */
+cudaError_t forward_hopper(const Attention& p, int dtype, cudaStream_t stream);
+cudaError_t backward_hopper(const Attention& p, int dtype, cudaStream_t stream);
+#endif
+
 cudaError_t run_cast(const double* slots, cudaStream_t stream);
 cudaError_t run_matmul(const double* slots, cudaStream_t stream);
 cudaError_t run_column_sums(const double* slots, cudaStream_t stream);
