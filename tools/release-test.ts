@@ -188,6 +188,7 @@ async function rehearse(): Promise<void> {
 
     await step("version and pack", async () => {
       await run("changeset", ["version"], clone, env);
+      await run(process.execPath, ["tools/versions.ts"], clone, env);
       await run("changeset", ["pack", "--out-dir", packs], clone, env);
     });
     const versions = publicOnes.map(manifestAt);

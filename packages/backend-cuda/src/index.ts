@@ -4,6 +4,7 @@ import type { Addon, Probed } from "./abi.ts";
 import { loadAddon } from "./addon.node.ts";
 import { CudaBackend } from "./backend.ts";
 import { Device } from "./device.ts";
+import { VERSION } from "./version.ts";
 
 export type { CudaMemory } from "./backend.ts";
 
@@ -75,7 +76,9 @@ export function cuda(options: CudaOptions = {}): BackendProvider {
     name: "cuda",
     async probe() {
       const found = find();
-      return typeof found === "string" ? { ok: false, reason: found } : { ok: true, device: found.probed.name };
+      if (typeof found === "string") return { ok: false, reason: found };
+      const { name, driver } = found.probed;
+      return { ok: true, device: name, identity: `${VERSION}, driver of CUDA ${versionOf(driver)}` };
     },
     async open() {
       const found = find();

@@ -6,6 +6,7 @@ import { MAX_THREADS } from "./job.ts";
 import { compiled, createModule, newMemory, supportedVariant, type Variant } from "./module.ts";
 import { availableCores, prepareWorkers, whyNoThreads } from "./pool.ts";
 import { Team } from "./team.ts";
+import { VERSION } from "./version.ts";
 
 export { createModule, loadBinary, supportedVariant } from "./module.ts";
 export type { FaModuleArg, FaWasmModule, Kernels, Variant } from "./module.ts";
@@ -78,7 +79,8 @@ export function wasm(options: WasmOptions = {}): BackendProvider {
         const { count, why } = chooseThreads(threads);
         const device = `${DEVICES[variant]}, ${countOfThreads(count)}`;
         const blocks = blockRows ? `${nameOf(blockRows)}, as asked for` : blocksSoFar(variant);
-        return { ok: true, device, reason: `${REASONS[variant]}; ${countOfThreads(count)}, ${why}; ${blocks}` };
+        const reason = `${REASONS[variant]}; ${countOfThreads(count)}, ${why}; ${blocks}`;
+        return { ok: true, device, reason, identity: `${VERSION}, block rows ${blockRows ?? "by trials"}` };
       } catch (error) {
         return { ok: false, reason: (error as Error).message };
       }

@@ -1,5 +1,5 @@
 /** `@fa/backend-webgpu`: attention on WebGPU, in browsers, in Node through Dawn, and on a caller's own device. */
-import { checkOptions, FaError, refuse, show, type BackendProvider } from "@fa/core";
+import { checkOptions, FaError, refuse, show, type BackendProvider, type ProbeResult } from "@fa/core";
 import { describeDevice, deviceDescriptor, FEATURES, isSoftware, nameOf, type Adapter, type Tier } from "./adapter.ts";
 import { WebgpuBackend } from "./backend.ts";
 import { Device } from "./device.ts";
@@ -8,6 +8,7 @@ import type { WebgpuRow } from "./kernels/row.ts";
 import { KERNELS } from "./kernels/table.ts";
 import { distrust } from "./trust.ts";
 import { tune, tuned, type Tuning } from "./tune.ts";
+import { VERSION } from "./version.ts";
 
 export { KERNELS } from "./kernels/table.ts";
 export type { WebgpuRow } from "./kernels/row.ts";
@@ -108,14 +109,24 @@ export function webgpu(options: WebgpuOptions = {}): BackendProvider {
     return `there is only a software adapter, ${nameOf(adapter.info)}: pass software: true to use it`;
   }
 
+  /** The device by name, and what else its speed depends on; browsers tell neither driver nor version. */
+  function described(info: Partial<GPUAdapterInfo>): Pick<ProbeResult, "device" | "identity"> {
+    const { vendor, architecture, device: model, description } = info;
+    const parts = [VERSION, `tier ${tier}`, float16Scores && "float16 scores", tuning && "tuned", ...dawn];
+    return {
+      device: nameOf(info),
+      identity: [...parts, vendor, architecture, model, description].filter(Boolean).join(", "),
+    };
+  }
+
   return {
     name: "webgpu",
     async probe() {
       try {
-        if (device) return { ok: true, device: nameOf(device.adapterInfo ?? {}), reason: "on the device given" };
+        if (device) return { ok: true, ...described(device.adapterInfo ?? {}), reason: "on the device given" };
         const adapter = await findAdapter();
         if (typeof adapter === "string") return { ok: false, reason: adapter };
-        return { ok: true, device: nameOf(adapter.info), reason: `tier ${tier}` };
+        return { ok: true, ...described(adapter.info), reason: `tier ${tier}` };
       } catch (error) {
         return { ok: false, reason: error instanceof Error ? error.message : String(error) };
       }

@@ -22,7 +22,7 @@ export async function distrust(backend: Backend, row: KernelRow): Promise<string
     });
     const known = await measure(truth, problem, undefined);
     if (!known.ok) return known.reason;
-    const got = await measure(backend, problem, known.out, [row]);
+    const got = await measure(backend, problem, known.out, { kernels: [row] });
     if (!got.ok) return `${row.id}: ${got.reason}`;
   }
   return undefined;

@@ -40,7 +40,7 @@ export async function tune(backend: Backend, { dtypes, headDims, S }: Classes = 
       const ms: Record<string, number> = {};
       let expected: Float32Array | undefined;
       for (const row of rows) {
-        const measured = await measure(backend, problem, expected, [row]);
+        const measured = await measure(backend, problem, expected, { kernels: [row] });
         if (!measured.ok) continue;
         expected ??= measured.out;
         ms[row.id] = measured.ms;

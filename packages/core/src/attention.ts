@@ -56,7 +56,7 @@ export interface CreateOptions extends Selection {
  * const fa = await createAttention({ backends: [webgpu(), wasm(), reference()] });
  */
 export async function createAttention(options: CreateOptions): Promise<Attention> {
-  checkOptions("createAttention", options, ["backends", "select", "problem"]);
+  checkOptions("createAttention", options, ["backends", "select", "problem", "store"]);
   const { backend, report } = await open(options.backends, options);
   return new Attention(backend, report);
 }

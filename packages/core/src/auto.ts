@@ -29,7 +29,7 @@ export interface AutoOptions extends Selection {
  * @throws FaError FA_OPTION if FA_BACKEND names none of them, FA_UNAVAILABLE if the one it names does not work
  */
 export async function createAttention(options: AutoOptions = {}): Promise<Attention> {
-  checkOptions("createAttention", options, ["select", "problem", "import"]);
+  checkOptions("createAttention", options, ["select", "problem", "store", "import"]);
   const { import: importPackage = importInstalled, ...selection } = options;
   mustHold(
     typeof importPackage === "function",

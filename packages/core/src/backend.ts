@@ -42,6 +42,11 @@ export interface ProbeResult {
   readonly reason?: string | undefined;
   /** The device that would be used, in the words of its maker. */
   readonly device?: string | undefined;
+  /**
+   * What else its speed depends on: version, driver, options. Measured choices are remembered for as long as it stays the same, and
+   * not at all where a candidate has none.
+   */
+  readonly identity?: string | undefined;
 }
 
 /**

@@ -12,7 +12,8 @@ export { Tensor } from "./tensor.ts";
 export { FaError, nearest, refuse, show, type Complaint, type FaErrorCode } from "./errors.ts";
 export { reference, type ReferenceOptions } from "./reference/backend.ts";
 export type { CandidateReport, Selection } from "./select.ts";
-export { measure, measuredProblem, type MeasuredProblem, type Measurement } from "./measure.ts";
+export type { SelectionStore } from "./remembered.ts";
+export { measure, measuredProblem, type MeasuredProblem, type MeasureOptions, type Measurement } from "./measure.ts";
 
 // For those who write back ends, planners' tests and benchmarks.
 export type {

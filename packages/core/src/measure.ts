@@ -5,6 +5,7 @@ import { philox4x32 } from "./philox.ts";
 import {
   attentionProblem,
   checkOptions,
+  countFlops,
   mustHold,
   outShape,
   OPTION_TENSORS,
@@ -30,9 +31,18 @@ export type Measurement =
   | { readonly ok: true; readonly ms: number; readonly out: Float32Array }
   | { readonly ok: false; readonly reason: string };
 
-/** A candidate is run for at most about this long. */
+export interface MeasureOptions {
+  /** Rows to choose from, if not all of the back end's. */
+  readonly kernels?: readonly KernelRow[] | undefined;
+  /** About how long the problem is timed for. Default 100; 0 times one call. */
+  readonly budgetMs?: number | undefined;
+}
+
+/** One problem is timed for at most about this long. */
 const BUDGET_MS = 100;
 const MAX_REPEATS = 20;
+/** A problem of fewer operations is not worth a smaller one before it: 1 to 20 ms even of a back end in plain JavaScript. */
+const SMALL_FLOPS = 2e6;
 /** Candidates may differ by rounding only: half types round P and out once each. */
 const TOLERANCE: Readonly<Record<FloatDType, number>> = {
   float32: 1e-4,
@@ -70,15 +80,63 @@ export function measuredProblem(measured: MeasuredProblem = {}): AttentionProble
 }
 
 /**
+ * The problem in ever larger parts of itself, from one of few operations to the whole: half the batch, the key heads with their
+ * groups or the longer of the sequences each.
+ */
+export function measuredLadder(measured: MeasuredProblem = {}): readonly AttentionProblem[] {
+  const ladder = [measuredProblem(measured)];
+  for (let [problem] = ladder; countFlops(problem) > SMALL_FLOPS && canBeHalved(problem); [problem] = ladder) {
+    ladder.unshift(measuredProblem({ ...measured, ...halved(problem) }));
+  }
+  return ladder;
+}
+
+const canBeHalved = ({ B, Hkv, Sq, Skv }: AttentionProblem): boolean => Math.max(B, Hkv, Sq, Skv) > 1;
+
+function halved({ B, H, Hkv, Sq, Skv }: AttentionProblem): MeasuredProblem {
+  const sizes = { B, H, Hkv, Sq, Skv };
+  const half = (size: number): number => Math.ceil(size / 2);
+  if (B > 1) return { ...sizes, B: half(B) };
+  if (Hkv > 1) return { ...sizes, Hkv: half(Hkv), H: (half(Hkv) * H) / Hkv };
+  return Skv >= Sq ? { ...sizes, Skv: half(Skv) } : { ...sizes, Sq: half(Sq) };
+}
+
+/**
+ * Times one open back end on the last of `ladder`, and where that would take long, on as large a part of it as does not: then
+ * `ms` is what the whole would take at that rate, and `part` says how much of it was timed. Never throws.
+ * @param expected results by the places in `ladder`: compared with where there is one, else filled in
+ */
+export async function measureUpTo(
+  backend: Backend,
+  ladder: readonly AttentionProblem[],
+  expected: (Float32Array | undefined)[],
+): Promise<Measurement & { readonly part?: number }> {
+  const last = ladder.length - 1;
+  const whole = countFlops(ladder[last]);
+  let place = 0;
+  for (;;) {
+    const measured = await measure(backend, ladder[place], expected[place], {
+      budgetMs: place === last ? BUDGET_MS : 0,
+    });
+    if (!measured.ok) return measured;
+    expected[place] ??= measured.out;
+    if (place === last) return measured;
+    const flopsPerMs = countFlops(ladder[place]) / measured.ms;
+    const affordable = ladder.findLastIndex((problem) => countFlops(problem) / flopsPerMs <= BUDGET_MS);
+    if (affordable <= place) return { ...measured, ms: whole / flopsPerMs, part: countFlops(ladder[place]) / whole };
+    place = affordable;
+  }
+}
+
+/**
  * Times one open back end on a problem, with inputs that are the same for all: the fastest of several calls, after one that is
  * checked against `expected`. Never throws.
- * @param kernels rows to choose from, if not all of the back end's
  */
 export async function measure(
   backend: Backend,
   problem: AttentionProblem,
   expected: Float32Array | undefined,
-  kernels: readonly KernelRow[] = backend.kernels,
+  { kernels = backend.kernels, budgetMs = BUDGET_MS }: MeasureOptions = {},
 ): Promise<Measurement> {
   const { B, H, Hkv, Sq, Skv, D, Dv, dtype } = problem;
   const planned = plan(problem, backend.capabilities, kernels);
@@ -96,7 +154,7 @@ export async function measure(
     const off = largestDifference(result, expected ?? result);
     if (!(off <= TOLERANCE[dtype])) return { ok: false, reason: `its result is off by ${off.toExponential(1)}` };
     let ms = Infinity;
-    const deadline = performance.now() + BUDGET_MS;
+    const deadline = performance.now() + budgetMs;
     for (let repeat = 0; repeat < MAX_REPEATS && (repeat === 0 || performance.now() < deadline); repeat++) {
       const start = performance.now();
       await backend.run(planned, bindings);
@@ -111,13 +169,19 @@ export async function measure(
   }
 }
 
+/** A prime, so that no two rows of equal length are the same for long. */
+const NOISE_PERIOD = 65_521;
+
 /** Numbers in [-1, 1), the same on every machine. */
 function noise(elements: number, stream: number): Float32Array {
   const values = new Float32Array(elements);
   const words = new Uint32Array(4);
-  for (let n = 0; n < elements; n++) {
+  for (let n = 0; n < Math.min(elements, NOISE_PERIOD); n++) {
     if (n % 4 === 0) philox4x32([n / 4, stream, 0, 0], [0, 0], undefined, words);
     values[n] = words[n % 4] / 2 ** 31 - 1;
+  }
+  for (let n = NOISE_PERIOD; n < elements; n += NOISE_PERIOD) {
+    values.set(values.subarray(0, Math.min(NOISE_PERIOD, elements - n)), n);
   }
   return values;
 }

@@ -1,7 +1,7 @@
-import type { Backend, BackendProvider } from "./backend.ts";
+import type { Backend, BackendProvider, ProbeResult } from "./backend.ts";
 import { FaError, refuse, show } from "./errors.ts";
-import { measure, measuredProblem, type MeasuredProblem } from "./measure.ts";
-import type { AttentionProblem } from "./problem.ts";
+import { measuredLadder, measureUpTo, type MeasuredProblem } from "./measure.ts";
+import { keyOf, recall, remember, type Choice, type SelectionStore } from "./remembered.ts";
 
 /** How one of the candidates is taken. */
 export interface Selection {
@@ -9,6 +9,11 @@ export interface Selection {
   readonly select?: "preference" | "measured" | undefined;
   /** What `"measured"` times. Default: B=1, H=4, S=256, D=64, float32, not causal. */
   readonly problem?: MeasuredProblem | undefined;
+  /**
+   * Where `"measured"` keeps what it found, beside the process's own memory: `localStorage`, say. Keyed by candidates, devices,
+   * drivers, versions and the class of the problem: change one and it is measured anew. Default: memory alone.
+   */
+  readonly store?: SelectionStore | undefined;
 }
 
 /** What became of one candidate. */
@@ -20,7 +25,7 @@ export interface CandidateReport {
   /** Why it was or was not taken. */
   readonly reason: string;
   readonly device?: string | undefined;
-  /** Milliseconds on the problem, when measured. */
+  /** Milliseconds on the problem, when measured, now or in a run before; by a part of it where the whole would take long. */
   readonly ms?: number | undefined;
 }
 
@@ -30,8 +35,8 @@ export interface CandidateReport {
  */
 export async function open(
   providers: readonly BackendProvider[],
-  { select = "preference", problem }: Selection,
-): Promise<{ backend: Backend; report: CandidateReport[] }> {
+  { select = "preference", problem, store }: Selection,
+): Promise<Opened> {
   checkProviders(providers);
   if (select !== "preference" && select !== "measured") {
     refuse("FA_OPTION", {
@@ -41,15 +46,29 @@ export async function open(
       fix: "Leave it out for the first that works.",
     });
   }
-  if (problem !== undefined && select !== "measured") {
+  for (const [name, given] of Object.entries({ problem, store })) {
+    if (given === undefined || select === "measured") continue;
     refuse("FA_OPTION", {
-      where: "createAttention(problem)",
-      rule: `problem goes with select: "measured"`,
+      where: `createAttention(${name})`,
+      rule: `${name} goes with select: "measured"`,
       got: `select ${show(select)}`,
       fix: `Pass select: "measured".`,
     });
   }
-  return select === "preference" ? openFirst(providers) : openFastest(providers, measuredProblem(problem));
+  if (store !== undefined && (typeof store?.getItem !== "function" || typeof store.setItem !== "function")) {
+    refuse("FA_OPTION", {
+      where: "createAttention(store)",
+      rule: "store must have getItem(key) and setItem(key, value)",
+      got: show(store),
+      fix: "Pass localStorage or an object with those two methods.",
+    });
+  }
+  return select === "preference" ? openFirst(providers) : openFastest(providers, problem, store);
+}
+
+interface Opened {
+  readonly backend: Backend;
+  readonly report: CandidateReport[];
 }
 
 async function openFirst(providers: readonly BackendProvider[]) {
@@ -61,7 +80,7 @@ async function openFirst(providers: readonly BackendProvider[]) {
       report.push({ name, ok: false, taken: false, reason: `not tried: ${backend.name} comes before it and works` });
       continue;
     }
-    const tried = await tryOpen(provider);
+    const tried = await tryOpen(provider, await probe(provider));
     backend = tried.backend;
     const reason = backend ? (tried.reason ?? "the first that works") : tried.reason!;
     report.push({ name, ok: backend !== undefined, taken: backend !== undefined, reason, device: tried.device });
@@ -70,36 +89,88 @@ async function openFirst(providers: readonly BackendProvider[]) {
   return { backend, report };
 }
 
-async function openFastest(providers: readonly BackendProvider[], problem: AttentionProblem) {
+async function openFastest(
+  providers: readonly BackendProvider[],
+  measured: MeasuredProblem | undefined,
+  store: SelectionStore | undefined,
+): Promise<Opened> {
+  const ladder = measuredLadder(measured);
+  const probes: ProbeResult[] = [];
+  for (const provider of providers) probes.push(await probe(provider));
+  const identities = providers.map(({ name }, n) => identityOf(name, probes[n]));
+  const memorable = identities.every((identity) => identity !== undefined);
+  const key = memorable ? keyOf(identities, ladder.at(-1)!) : undefined;
+
+  const choice = key === undefined ? undefined : await recall(key, store);
+  const reopened = choice && (await openChosen(providers, probes, choice));
+  if (reopened) return reopened;
+
   const report: CandidateReport[] = [];
-  let best: { backend: Backend; ms: number; entry: number } | undefined;
-  let expected: Float32Array | undefined;
-  for (const provider of providers) {
+  let best: { backend: Backend; entry: number } | undefined;
+  const expected: Float32Array[] = [];
+  for (const [n, provider] of providers.entries()) {
     const { name } = provider;
-    const { backend, reason, device } = await tryOpen(provider);
+    const { backend, reason, device } = await tryOpen(provider, probes[n]);
     if (!backend) {
-      report.push({ name, ok: false, taken: false, reason: reason! });
+      report.push({ name, ok: false, taken: false, reason: reason!, device });
       continue;
     }
-    const measured = await measure(backend, problem, expected);
-    if (!measured.ok) {
+    const timed = await measureUpTo(backend, ladder, expected);
+    if (!timed.ok) {
       await backend.dispose();
-      report.push({ name, ok: false, taken: false, reason: measured.reason, device });
+      report.push({ name, ok: false, taken: false, reason: timed.reason, device });
       continue;
     }
-    const { ms } = measured;
-    expected ??= measured.out;
-    const entry = report.push({ name, ok: true, taken: false, reason: `${ms.toFixed(3)} ms`, device, ms }) - 1;
-    if (!best || ms < best.ms) {
-      await best?.backend.dispose();
-      best = { backend, ms, entry };
-    } else {
-      await backend.dispose();
-    }
+    const { ms } = timed;
+    const entry = report.push({ name, ok: true, taken: false, reason: inWords(timed), device, ms }) - 1;
+    const [slower, faster] =
+      best && report[best.entry].ms! <= ms ? [{ backend, entry }, best] : [best, { backend, entry }];
+    await slower?.backend.dispose();
+    best = faster;
   }
   if (!best) throw unavailable(report);
-  const { backend, ms, entry } = best;
-  report[entry] = { ...report[entry], taken: true, reason: `the fastest: ${ms.toFixed(3)} ms` };
+
+  const notKept = key && (await remember(key, { date: new Date().toISOString(), candidates: report }, store));
+  const { reason, ...rest } = report[best.entry];
+  const remark = notKept ? `; the store did not take it: ${notKept}` : "";
+  report[best.entry] = { ...rest, taken: true, reason: `the fastest: ${reason}${remark}` };
+  return { backend: best.backend, report };
+}
+
+const twoDigits = (n: number): number => Number(n.toPrecision(2));
+
+/** 0.123 ms, or what it would be. */
+function inWords({ ms, part }: { readonly ms: number; readonly part?: number | undefined }): string {
+  return part === undefined
+    ? `${ms.toFixed(3)} ms`
+    : `about ${twoDigits(ms)} ms, from ${twoDigits(100 * part)} % of the problem`;
+}
+
+/** What a time depends on; undefined if the provider does not tell. */
+function identityOf(name: string, { ok, device, identity }: ProbeResult): string | undefined {
+  if (!ok) return `${name}: none`;
+  return identity === undefined ? undefined : `${name}: ${device ?? ""}, ${identity}`;
+}
+
+/** The fastest of a choice made before, if it still opens. */
+async function openChosen(
+  providers: readonly BackendProvider[],
+  probes: readonly ProbeResult[],
+  { date, candidates }: Choice,
+): Promise<Opened | undefined> {
+  const times = candidates.map(({ ms = Infinity }) => ms);
+  const fastest = times.indexOf(Math.min(...times));
+  if (candidates.length !== providers.length || times[fastest] === Infinity) return undefined;
+  const { backend } = await tryOpen(providers[fastest], probes[fastest]);
+  if (!backend) return undefined;
+  const report = candidates.map(({ name, ms, reason }, n) => ({
+    name,
+    ok: ms !== undefined,
+    taken: n === fastest,
+    reason: ms === undefined ? reason : `${n === fastest ? "the fastest: " : ""}${reason}, measured ${date}`,
+    device: n === fastest ? backend.device : probes[n].device,
+    ms,
+  }));
   return { backend, report };
 }
 
@@ -109,14 +180,23 @@ interface Tried {
   readonly device?: string | undefined;
 }
 
-async function tryOpen(provider: BackendProvider): Promise<Tried> {
+const said = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+
+async function probe(provider: BackendProvider): Promise<ProbeResult> {
   try {
-    const { ok, reason, device } = await provider.probe();
-    if (!ok) return { reason: reason ?? "its probe failed without a reason", device };
+    return await provider.probe();
+  } catch (error) {
+    return { ok: false, reason: said(error) };
+  }
+}
+
+async function tryOpen(provider: BackendProvider, { ok, reason, device }: ProbeResult): Promise<Tried> {
+  if (!ok) return { reason: reason ?? "its probe failed without a reason", device };
+  try {
     const backend = await provider.open();
     return { backend, reason, device: backend.device };
   } catch (error) {
-    return { reason: error instanceof Error ? error.message : String(error) };
+    return { reason: said(error), device };
   }
 }
 

@@ -171,7 +171,7 @@ const creating: BadInput[] = [
       "createAttention(options)",
       "every option must be a known one",
       `unknown option "verbosity"`,
-      "Known options: backends, select, problem.",
+      "Known options: backends, select, problem, store.",
     ],
   ),
   bad(
@@ -191,6 +191,18 @@ const creating: BadInput[] = [
     (w) => w.createAttention({ backends: [w.reference()], problem: { Sq: 64 } }),
     "FA_OPTION",
     ["createAttention(problem)", `goes with select: "measured"`, `select "preference"`, `Pass select: "measured".`],
+  ),
+  bad(
+    "createAttention: a store that nothing is kept in",
+    (w) => w.createAttention({ backends: [w.reference()], store: new Map() }),
+    "FA_OPTION",
+    ["createAttention(store)", `goes with select: "measured"`, `select "preference"`, `Pass select: "measured".`],
+  ),
+  bad(
+    "createAttention, measured: a store with other methods",
+    (w) => w.createAttention({ backends: [w.reference()], select: "measured", store: new Map() }),
+    "FA_OPTION",
+    ["createAttention(store)", "getItem(key) and setItem(key, value)", "a Map", "Pass localStorage"],
   ),
   ...(
     [
@@ -262,7 +274,7 @@ const creating: BadInput[] = [
     "createAttention(options)",
     "every option must be a known one",
     `unknown option "backends"`,
-    "Known options: select, problem, import.",
+    "Known options: select, problem, store, import.",
   ]),
   bad("auto: an import that is no function", (w) => w.autoCreateAttention({ import: "node" }), "FA_OPTION", [
     "createAttention(import)",

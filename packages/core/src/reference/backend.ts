@@ -4,6 +4,7 @@ import { FaError, refuse, show } from "../errors.ts";
 import type { KernelRow, Plan } from "../plan.ts";
 import { checkOptions, MAX_HEAD_DIM, type AttentionProblem, type LinearProblem } from "../problem.ts";
 import { SCORE_STEPS, step } from "../score-program.ts";
+import { VERSION } from "../version.ts";
 import type { AttentionData } from "./data.ts";
 import { naiveLinear, naiveLinearBackward } from "./linear.ts";
 import { naiveAttention, naiveAttentionBackward } from "./naive.ts";
@@ -52,7 +53,7 @@ export function referenceWith(algorithms: Algorithms, id: string): BackendProvid
   const device = "pure TypeScript, float64";
   return {
     name: "reference",
-    probe: async () => ({ ok: true, device }),
+    probe: async () => ({ ok: true, device, identity: `${VERSION}, ${id}` }),
     open: async () => new ReferenceBackend(algorithms, id, device),
   };
 }
