@@ -5,7 +5,7 @@
 //   --only a,b     some steps                                  --seconds N  no step starts later, and none runs longer
 //   --out FILE     default: apps/bench/results/linux-x64-GPU-verify.json
 //
-// Times first, with the machine to themselves; then conformance on both addons, compute-sanitizer's four tools over problems that
+// First each op once under memcheck: if that fails, the rest is left out. Then times, with the machine to themselves; then conformance on both addons, compute-sanitizer's four tools over problems that
 // reach every row of the kernel table, repeats, flat memory and large tensors, side by side. What is not there is named as skipped.
 // Exits 1 when a step failed.
 
@@ -41,12 +41,18 @@ interface Result {
   readonly result?: unknown;
 }
 
+type Command = readonly [string, ...string[]];
+
 interface Step {
   readonly name: string;
-  readonly command: readonly [string, ...string[]];
+  readonly command: Command;
+  /** More of them, at the same time; what all say is read together. */
+  readonly beside?: readonly Command[];
   /** Why it cannot run here. */
   readonly lacks?: string | undefined;
   readonly read: (output: string) => unknown;
+  /** What failed, from the output; left out, its end tells. */
+  readonly explain?: (output: string) => string;
 }
 
 const lastLines = (text: string): string => text.trimEnd().split("\n").slice(-12).join("\n");
@@ -58,7 +64,7 @@ interface Outcome {
   readonly errors: string;
 }
 
-function outcomeOf([program, ...args]: Step["command"], milliseconds: number): Promise<Outcome> {
+function outcomeOf([program, ...args]: Command, milliseconds: number): Promise<Outcome> {
   return new Promise((resolve) => {
     const child = spawn(program, args, { cwd: root, timeout: Math.ceil(milliseconds), killSignal: "SIGKILL" });
     let output = "";
@@ -70,7 +76,15 @@ function outcomeOf([program, ...args]: Step["command"], milliseconds: number): P
   });
 }
 
-async function runStep({ name, command, lacks, read }: Step): Promise<Result> {
+function explained(output: string, explain: Step["explain"]): string | undefined {
+  try {
+    return explain?.(output) || undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+async function runStep({ name, command, beside = [], lacks, read, explain }: Step): Promise<Result> {
   const start = performance.now();
   const done = (status: Result["status"], result?: unknown): Result => {
     const seconds = Math.round((performance.now() - start) / 100) / 10;
@@ -80,9 +94,11 @@ async function runStep({ name, command, lacks, read }: Step): Promise<Result> {
   if (lacks !== undefined) return done("skipped", lacks);
   const left = deadline - start;
   if (left <= 0) return done("skipped", "no time was left");
-  const { code, output, errors } = await outcomeOf(command, left);
-  if (code !== 0)
-    return done("failed", code === null ? `no end after ${Math.round(left)} ms` : lastLines(output + errors));
+  const all = await Promise.all([command, ...beside].map((one) => outcomeOf(one, left)));
+  const { code, errors } = all.find((outcome) => outcome.code !== 0) ?? all[0];
+  const output = all.map((outcome) => outcome.output).join("\n");
+  if (code === null) return done("failed", `no end after ${Math.round(left)} ms`);
+  if (code !== 0) return done("failed", explained(output, explain) ?? lastLines(output + errors));
   try {
     return done("passed", read(output));
   } catch (error) {
@@ -117,33 +133,75 @@ const kernel = (name: string, ...args: string[]): Step => ({
   read: (output) => JSON.parse(output) as unknown,
 });
 
-const conformance = (name: string, addon: string, lacks?: string): Step => ({
-  name,
-  command: [process.execPath, SOURCES, suite, "-b", provider, "-p", JSON.stringify({ addon, poison: true }), "--json"],
-  lacks,
-  read: (output) => {
-    const { passed, failed, refused } = JSON.parse(output) as Record<"passed" | "failed" | "refused", number>;
-    return { passed, failed, refused };
-  },
-});
+/** Capabilities of the suite that take longest; each has a process, and the rest share one. */
+const SHARDS = ["float16", "bfloat16", "causal,lengths,plain", "head-dim", "linear,cast,dropout"];
 
-const sanitize = (tool: string): Step => {
+interface Report {
+  readonly passed: number;
+  readonly failed: number;
+  readonly refused: number;
+  readonly results: readonly { readonly name: string; readonly status: string; readonly reason?: string }[];
+}
+
+/** What several runs of the suite have printed. */
+const reportsOf = (output: string): Report[] =>
+  output
+    .trim()
+    .split(/\n(?=\{)/)
+    .map((text) => JSON.parse(text) as Report);
+
+const conformance = (name: string, addon: string, lacks?: string): Step => {
+  const options = ["-b", provider, "-p", JSON.stringify({ addon, poison: true }), "--json"];
+  const shard = (capabilities: string): Command => [
+    process.execPath,
+    SOURCES,
+    suite,
+    ...options,
+    "--capability",
+    capabilities,
+  ];
+  const listed = works(process.execPath, SOURCES, suite, "-b", "reference", "--list") ?? "";
+  const taken = new Set(SHARDS.flatMap((shardNames) => shardNames.split(",")));
+  const rest = new Set(listed.split("\n").map((line) => line.split("\t")[0]).filter((one) => !taken.has(one)));
+  const [command, ...beside] = [...SHARDS, [...rest].join(",")].map(shard);
+  return {
+    name,
+    command,
+    beside,
+    lacks,
+    read: (output) => {
+      const sum = { passed: 0, failed: 0, refused: 0 };
+      for (const report of reportsOf(output)) {
+        for (const key of ["passed", "failed", "refused"] as const) sum[key] += report[key];
+      }
+      return sum;
+    },
+    explain: (output) =>
+      reportsOf(output)
+        .flatMap(({ results }) => results.filter(({ status }) => status === "failed"))
+        .map(({ name: check, reason }) => `${check}: ${reason?.slice(0, 300)}`)
+        .join("\n"),
+  };
+};
+
+const sanitize = (tool: string, kernelName: string): Step => {
   // Each tensor an allocation of its own, so that one byte past its end is out of bounds.
   const options = ["--tool", tool, "--error-exitcode", "9", "--target-processes", "all", "--print-limit", "5"];
-  const cases = [process.execPath, SOURCES, harness, "cases", "--addon", flags.addon, "--lean", "--json"];
+  const work = [process.execPath, SOURCES, harness, kernelName, "--addon", flags.addon, "--lean", "--json"];
   return {
-    name: `compute-sanitizer ${tool}`,
-    command: ["compute-sanitizer", ...options, ...cases],
+    name: `${kernelName}, compute-sanitizer ${tool}`,
+    command: ["compute-sanitizer", ...options, ...work],
     lacks: missing ?? sanitizer,
     read: (output) => lastLines(output).split("\n").at(-1),
   };
 };
 
+const SMOKE: Step = sanitizer === undefined ? sanitize("memcheck", "smoke") : kernel("smoke");
 const ALONE: readonly Step[] = [kernel("calls"), kernel("forward"), kernel("decode"), kernel("backward")];
 const TOGETHER: readonly Step[] = [
   conformance("conformance", flags.addon, missing),
   conformance("conformance, compute_80 as PTX", ptx.path, ptx.lacks),
-  ...["memcheck", "racecheck", "initcheck", "synccheck"].map(sanitize),
+  ...["memcheck", "racecheck", "initcheck", "synccheck"].map((tool) => sanitize(tool, "cases")),
   kernel("repeats"),
   kernel("flat"),
   kernel("large"),
@@ -155,8 +213,11 @@ const gpu = works("nvidia-smi", "--query-gpu=name,driver_version,power.limit", "
 const [name = "no GPU", driver = "none", power = ""] = gpu?.split("\n")[0].split(", ") ?? [];
 console.log(`${name}, driver ${driver}, ${availableParallelism()} cores`);
 const results: Result[] = [];
-for (const step of ALONE.filter(wanted)) results.push(await runStep(step));
-results.push(...(await Promise.all(TOGETHER.filter(wanted).map(runStep))));
+results.push(await runStep(SMOKE));
+if (results[0].status !== "failed") {
+  for (const step of ALONE.filter(wanted)) results.push(await runStep(step));
+  results.push(...(await Promise.all(TOGETHER.filter(wanted).map(runStep))));
+}
 
 const machine = {
   name,
@@ -166,7 +227,7 @@ const machine = {
   platform: "linux-x64",
   runtime: `node ${process.versions.node}`,
 };
-const commit = works("git", "-C", root, "rev-parse", "--short=12", "HEAD") ?? "unknown";
+const commit = process.env["FA_COMMIT"] ?? works("git", "-C", root, "rev-parse", "--short=12", "HEAD") ?? "unknown";
 const report = { schema: "fa-gpu-verify", version: 1, machine, date: new Date().toISOString(), commit, results };
 const slug = name.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-");
 const out = flags.out ?? join(root, "apps/bench/results", `linux-x64-${slug}-verify.json`);

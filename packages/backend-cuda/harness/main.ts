@@ -3,6 +3,7 @@
  * allocation of their own.
  *
  *   forward, backward, decode   verified on a small problem first, then timed: ms, TFLOP/s, GB/s
+ *   smoke                       each op once, held to float64
  *   calls                       host time of a call on resident tensors
  *   cases                       every row of the kernel table once (for compute-sanitizer)
  *   repeats                     250 runs of each, bit-equal
@@ -88,7 +89,9 @@ const DECODE: readonly Timed[] = [
 async function timed(fa: Attention, t: Timed, backward: boolean): Promise<Line> {
   const { dtype, B, H, Hkv = H, Sq, Skv, D, causal = false } = t;
   const small = { B: 1, H: H / Hkv, Hkv: 1, Sq: Math.min(Sq, 200), Skv: 300, D, Dv: D };
-  await verify(fa, { name: "small", ...small, dtype, options: { causal }, general: false });
+  // Refuses to time a wrong answer.
+  const sample: Sample = { name: `${dtype} D=${D}`, ...small, dtype, options: { causal }, general: false };
+  await verify(fa, sample.name, dtype, (one) => forwardOf(one, sample));
   const q = await tensorOf(fa, [B, H, Sq, D], dtype, 1);
   const k = await tensorOf(fa, [B, Hkv, Skv, D], dtype, 2);
   const v = await tensorOf(fa, [B, Hkv, Skv, D], dtype, 3);
@@ -112,28 +115,75 @@ async function timed(fa: Attention, t: Timed, backward: boolean): Promise<Line> 
   return { name, ms: round(ms), tflops: round(flops / ms / 1e9), gbps: round(bytes / ms / 1e6) };
 }
 
-/** Refuses to time a wrong answer. */
-async function verify(fa: Attention, p: Sample): Promise<void> {
+/** Largest difference of a result, as a part of its largest element. */
+const BOUND: Readonly<Record<FloatDType, number>> = { float32: 1e-5, float16: 4e-3, bfloat16: 3e-2, float8e4m3: 3e-2 };
+
+/** Fails unless `work` gives what it gives in float64. */
+async function verify(
+  fa: Attention,
+  name: string,
+  dtype: FloatDType,
+  work: (one: Attention) => Promise<readonly Tensor[]>,
+): Promise<void> {
   const truth = await createAttention({ backends: [reference()] });
   const [got, expected] = await Promise.all(
     [fa, truth].map(async (one) => {
-      const made = await make(one, { ...p, dtype: "float32" });
-      const cast = async (x: Tensor): Promise<Tensor> => one.cast(x, p.dtype);
-      const [q, k, v] = await Promise.all([made.q, made.k, made.v].map(cast));
-      const { out } = await one.attention(q, k, v, p.options);
-      const full = await one.cast(out, "float32");
-      const values = (await full.data()) as Float32Array;
-      for (const tensor of [q, k, v, out, full]) tensor.dispose();
-      made.dispose();
-      return values;
+      const all: Float32Array[] = [];
+      for (const tensor of await work(one)) {
+        const full = tensor.dtype === "float32" ? tensor : await one.cast(tensor, "float32");
+        all.push((await full.data()) as Float32Array);
+        tensor.dispose();
+        full.dispose();
+      }
+      return all;
     }),
   );
   await truth.dispose();
-  const bound = p.dtype === "float32" ? 1e-5 : p.dtype === "float16" ? 2e-3 : 1.6e-2;
-  for (const [n, x] of got.entries()) {
-    if (!(Math.abs(x - expected[n]) <= bound))
-      throw new Error(`${p.dtype} D=${p.D}: element ${n} is ${x}, not ${expected[n]}`);
+  for (const [part, values] of expected.entries()) {
+    const largest = values.reduce((most, x) => Math.max(most, Math.abs(x)), 1e-30);
+    for (const [n, x] of got[part].entries()) {
+      if (!(Math.abs(x - values[n]) <= BOUND[dtype] * largest))
+        throw new Error(`${name}: element ${n} of result ${part} is ${x}, not ${values[n]}`);
+    }
   }
+}
+
+async function forwardOf(one: Attention, p: Sample): Promise<Tensor[]> {
+  const made = await make(one, p);
+  const { out } = await one.attention(made.q, made.k, made.v, made.options);
+  made.dispose();
+  return [out];
+}
+
+/** Each op once: what tells soonest that a kernel is wrong on a device. */
+async function smoke(fa: Attention): Promise<Line[]> {
+  const wrong: string[] = [];
+  const check = async (name: string, dtype: FloatDType, work: (one: Attention) => Promise<Tensor[]>): Promise<void> => {
+    await verify(fa, name, dtype, work).catch((error: unknown) => wrong.push((error as Error).message));
+  };
+  for (const dtype of ["float32", "float16", "bfloat16"] as const) {
+    const samples = PROBLEMS.filter((sample) => sample.dtype === dtype);
+    await check(`${dtype} cast`, dtype, async (one) => [await tensorOf(one, [3, 70], dtype, 1)]);
+    for (const p of samples) await check(p.name, dtype, (one) => forwardOf(one, p));
+    for (const p of samples.filter(({ D }) => D <= 128)) {
+      await check(`${p.name} backward`, dtype, async (one) => {
+        const { q, k, v, options, dispose } = await make(one, p);
+        const { out, lse } = await one.attention(q, k, v, { ...options, returnLse: true });
+        const { dq, dk, dv } = await one.attentionBackward({ q, k, v, out, lse, dout: out }, options);
+        dispose();
+        out.dispose();
+        return [lse, dq, dk, dv];
+      });
+    }
+    await check(`${dtype} linear`, dtype, async (one) => {
+      const [x, weight] = [await tensorOf(one, [75, 72], dtype, 1), await tensorOf(one, [130, 72], dtype, 2)];
+      const y = await one.linear(x, weight);
+      const { dx, dweight, dbias } = await one.linearBackward({ x, weight, dy: y });
+      return [y, dx, dweight, dbias];
+    });
+  }
+  if (wrong.length > 0) throw new Error(wrong.join("\n"));
+  return [{ name: "each op gives what it gives in float64" }];
 }
 
 /** Host time of a call, with the device far behind: 2,000 calls of little work, none waited for. */
@@ -241,6 +291,9 @@ async function main(): Promise<void> {
     case "calls":
       lines = await hostTime(fa);
       break;
+    case "smoke":
+      lines = await smoke(fa);
+      break;
     case "cases":
       for (const p of [...PROBLEMS, FLOAT8]) {
         const made = await make(fa, p);
@@ -259,7 +312,7 @@ async function main(): Promise<void> {
       lines = await large();
       break;
     default:
-      throw new Error(`no kernel ${kernel}: forward, backward, decode, calls, cases, repeats, flat, large`);
+      throw new Error(`no kernel ${kernel}: forward, backward, decode, calls, smoke, cases, repeats, flat, large`);
   }
   await fa.dispose();
   if (flags.json) console.log(JSON.stringify(lines));
