@@ -162,7 +162,12 @@ const conformance = (name: string, addon: string, lacks?: string): Step => {
   ];
   const listed = works(process.execPath, SOURCES, suite, "-b", "reference", "--list") ?? "";
   const taken = new Set(SHARDS.flatMap((shardNames) => shardNames.split(",")));
-  const rest = new Set(listed.split("\n").map((line) => line.split("\t")[0]).filter((one) => !taken.has(one)));
+  const rest = new Set(
+    listed
+      .split("\n")
+      .map((line) => line.split("\t")[0])
+      .filter((one) => !taken.has(one)),
+  );
   const [command, ...beside] = [...SHARDS, [...rest].join(",")].map(shard);
   return {
     name,
