@@ -13,7 +13,8 @@ const manifests = new Map<string, Manifest>([
     "packages/conformance",
     { name: "@fa/conformance", exports: { ".": {} }, dependencies: { commander: "1" }, devDependencies: { tar: "1" } },
   ],
-  ["apps/bench", { name: "@fa/bench", dependencies: { echarts: "1" } }],
+  ["apps/bench", { name: "@fa/bench", exports: { ".": {} }, dependencies: { echarts: "1" } }],
+  ["apps/web", { name: "@fa/web", dependencies: { preact: "1" } }],
 ]);
 
 const check = (file: string, source: string) => checkImports(new Map([[file, source]]), manifests);
@@ -63,6 +64,10 @@ describe("an import against the arrows is found", () => {
       /does not export/,
     ],
     ["a package that is not there", "apps/bench/src/a.ts", `import "@fa/cuda";`, /no package/],
+    ["a package imports an app by name", "packages/nn/src/a.ts", `import "@fa/bench";`, /no arrow/],
+    ["a test imports an app by name", "packages/nn/test/a.test.ts", `import "@fa/bench";`, /no arrow/],
+    ["the page imports Node", "apps/web/src/a.tsx", `import "node:fs";`, /Node's modules/],
+    ["the page reaches into the app", "apps/web/src/a.ts", `import "@fa/bench/dist/cli.js";`, /does not export/],
     ["an app's missing dependency", "apps/bench/src/a.ts", `import "chalk";`, /dependencies/],
     ["a tool's missing dependency", "tools/a.ts", `import "chalk";`, /dependencies/],
   ])("%s", (_, file, source, rule) => {
@@ -93,6 +98,8 @@ describe("an import along the arrows passes", () => {
     ],
     ["a test asks for the oracle", "packages/core/test/a.test.ts", `import "../../../tools/test-needs.ts";`],
     ["an app", "apps/bench/src/a.ts", `import "node:fs"; import "echarts"; import "@fa/nn"; import "./b.ts";`],
+    ["the page", "apps/web/src/a.tsx", `import "@fa/bench"; import "preact/hooks"; const x = <p>it's</p>;`],
+    ["a tool of the page", "apps/web/tools/a.ts", `import "node:fs"; import "vitest";`],
     ["a tool", "tools/a.ts", `import "node:fs"; import "@fa/core"; import "./b.ts";`],
     [
       "the word in a comment or a string",

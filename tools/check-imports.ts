@@ -4,10 +4,10 @@
 //   backend-*    core
 //   conformance  core
 //   nn           core
-//   apps/*       every @fa package
+//   apps/*       every @fa package; apps/web the app bench besides, through its exports
 //   tools        every @fa package; nothing imports tools but tests and the root's configuration
 //
-// Node's modules appear only in files that say so: `*.node.ts`, `cli.ts`, a bin, apps, tools and tests. What a package
+// Node's modules appear only in files that say so: `*.node.ts`, `cli.ts`, a bin, apps but the page, tools and tests. What a package
 // imports from npm is among its own dependencies. Another @fa package is imported by name, through its exports.
 // Tests, harnesses and a package's own tools may import any @fa package and the root's devDependencies besides.
 
@@ -73,7 +73,8 @@ const namesIn = (...groups: (Readonly<Record<string, string>> | undefined)[]): S
   new Set(groups.flatMap((group) => Object.keys(group ?? {})));
 
 function licenceOf(file: string, manifests: ReadonlyMap<string, Manifest>): Licence {
-  const everything = () => true;
+  /** The apps are at the end of the arrows: only the page takes from another. */
+  const everything = (name: string): boolean => name !== "@fa/bench" || file.startsWith("apps/web/");
   const rootManifest = manifests.get("")!;
   const development = namesIn(rootManifest.devDependencies, rootManifest.optionalDependencies);
   const [, home, area] = /^((?:packages|apps)\/[^/]+)\/([^/]+)\//.exec(file) ?? [];
@@ -87,7 +88,8 @@ function licenceOf(file: string, manifests: ReadonlyMap<string, Manifest>): Lice
   }
   const bin = area === "bin";
   const folders = bin ? [`${home}/bin`, `${home}/dist`] : [`${home}/src`];
-  if (home.startsWith("apps/")) return { fa: everything, node: true, npm: runtime, folders };
+  // A page has no Node.
+  if (home.startsWith("apps/")) return { fa: everything, node: home !== "apps/web", npm: runtime, folders };
   if (home === "packages/core") {
     const discovers = file === "packages/core/src/auto.ts";
     return {
@@ -155,7 +157,7 @@ if (import.meta.main) {
   const files = [
     "*.ts",
     "tools/**/*.{ts,mjs}",
-    "{packages,apps}/*/{src,test,tools,harness,bin}/**/*.{ts,mjs,js}",
+    "{packages,apps}/*/{src,test,tools,harness,bin}/**/*.{ts,tsx,mjs,js}",
   ].flatMap(read);
   const sources = new Map(files.map((file) => [file, readFileSync(posix.join(root, file), "utf8")]));
   const folders = ["", ...read("{packages,apps}/*")].filter((folder) =>

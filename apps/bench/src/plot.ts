@@ -24,47 +24,65 @@ export type ChartOption = ComposeOption<
   | TitleComponentOption
 >;
 
-const TEXT = "#1f2328";
-const FAINT = "#59636e";
-const LINES = { full: "#0969da", causal: "#bc4c00" };
-const ROOF = "#8250df";
+/** Colours of a chart, for what it is shown on. */
+export interface Look {
+  readonly background: string;
+  readonly text: string;
+  readonly faint: string;
+  readonly grid: string;
+  readonly full: string;
+  readonly causal: string;
+  readonly roof: string;
+}
+
+export const PAPER: Look = {
+  background: "#ffffff",
+  text: "#1f2328",
+  faint: "#59636e",
+  grid: "#d1d9e0",
+  full: "#0969da",
+  causal: "#bc4c00",
+  roof: "#8250df",
+};
+
 /** Ours first; peers in the order in which they take part. */
 const BARS = ["#0969da", "#bc4c00", "#1a7f37", "#9a6700"];
 
 /** Of every chart. */
-const AXIS = {
-  nameLocation: "middle",
-  nameTextStyle: { color: TEXT, fontSize: 13 },
-  axisLabel: { color: FAINT, fontSize: 12 },
-  axisLine: { show: true, lineStyle: { color: FAINT } },
-  splitLine: { lineStyle: { color: "#d1d9e0" } },
-} as const;
+const axisOf = ({ text, faint, grid }: Look) =>
+  ({
+    nameLocation: "middle",
+    nameTextStyle: { color: text, fontSize: 13 },
+    axisLabel: { color: faint, fontSize: 12 },
+    axisLine: { show: true, lineStyle: { color: faint } },
+    splitLine: { lineStyle: { color: grid } },
+  }) as const;
 
-const titled = (text: string, subtext: string) => ({
+const titled = (look: Look, text: string, subtext: string) => ({
   text,
   subtext,
   left: "center",
   top: 8,
-  textStyle: { color: TEXT, fontSize: 17 },
-  subtextStyle: { color: FAINT, fontSize: 12, width: WIDTH - 60, overflow: "truncate" as const },
+  textStyle: { color: look.text, fontSize: 17 },
+  subtextStyle: { color: look.faint, fontSize: 12, width: WIDTH - 60, overflow: "truncate" as const },
 });
 
-const roofLine = (gflops: number, formatter: string) => ({
+const roofLine = ({ roof }: Look, gflops: number, formatter: string) => ({
   silent: true,
   symbol: "none",
-  lineStyle: { color: ROOF, type: "dashed" as const, width: 1.5 },
-  label: { position: "insideStartTop" as const, formatter, color: ROOF, fontSize: 12 },
+  lineStyle: { color: roof, type: "dashed" as const, width: 1.5 },
+  label: { position: "insideStartTop" as const, formatter, color: roof, fontSize: 12 },
   data: [{ yAxis: gflops }],
 });
 
 /** GFLOP/s over S, causal and not, under the roof; undefined when the run measured no sweep. */
-export function sweepChart({ outcomes, roof, backend, machine }: RunFile): ChartOption | undefined {
+export function sweepChart({ outcomes, roof, backend, machine }: RunFile, look: Look = PAPER): ChartOption | undefined {
   const sweep = outcomes.filter(isMeasured).filter(({ group }) => group === "sweep");
   if (sweep.length === 0) return undefined;
   const { H, D, dtype } = sweep[0];
   const series = [false, true].map((causal): LineSeriesOption => {
     const points = sweep.filter((outcome) => outcome.causal === causal).map((o) => [o.Sq, gflopsOf(o)]);
-    const color = causal ? LINES.causal : LINES.full;
+    const color = causal ? look.causal : look.full;
     return {
       type: "line",
       name: causal ? "causal" : "full",
@@ -76,32 +94,34 @@ export function sweepChart({ outcomes, roof, backend, machine }: RunFile): Chart
     };
   });
   const top = Math.max(roof.gflops, ...sweep.map(gflopsOf));
-  series[0].markLine = roofLine(roof.gflops, `roof ${roof.gflops.toFixed(1)} GFLOP/s: ${roof.what}`);
+  series[0].markLine = roofLine(look, roof.gflops, `roof ${roof.gflops.toFixed(1)} GFLOP/s: ${roof.what}`);
   // Whole powers of two around the sizes, so that every tick is one.
   const sizes = sweep.map(({ Sq }) => Math.log2(Sq));
   const first = 2 ** Math.floor(Math.min(...sizes));
   const last = 2 ** Math.ceil(Math.max(...sizes));
+  const axis = axisOf(look);
   return {
     animation: false,
-    backgroundColor: "#ffffff",
+    backgroundColor: look.background,
     title: titled(
+      look,
       `Attention forward, back end ${backend.name}`,
       `B 1, H ${H}, D ${D}, ${dtype}, ${machine.name}, ${backend.device}`,
     ),
-    legend: { data: ["full", "causal"], right: 24, bottom: 8, textStyle: { color: TEXT, fontSize: 13 } },
+    legend: { data: ["full", "causal"], right: 24, bottom: 8, textStyle: { color: look.text, fontSize: 13 } },
     grid: { left: 72, right: 32, top: 76, bottom: 66 },
     xAxis: {
-      ...AXIS,
+      ...axis,
       type: "log",
       logBase: 2,
       name: "sequence length S (tokens)",
       nameGap: 30,
       min: first,
       max: Math.max(last, 2 * first),
-      axisLabel: { ...AXIS.axisLabel, formatter: String },
+      axisLabel: { ...axis.axisLabel, formatter: String },
     },
     yAxis: {
-      ...AXIS,
+      ...axis,
       type: "value",
       name: "speed (GFLOP/s, visible pairs)",
       nameGap: 46,
@@ -151,22 +171,28 @@ export function comparisonChart({ contestOf, ...file }: ContestFile): ChartOptio
         }),
         // Only what has no bar has a label.
         label: { show: true, position: "top", rotate: 90, align: "left", verticalAlign: "middle", formatter: () => "" },
-        ...(n === 0 && { markLine: roofLine(roof!.gflops, `roof ${roof!.gflops.toFixed(1)}`) }),
+        ...(n === 0 && { markLine: roofLine(PAPER, roof!.gflops, `roof ${roof!.gflops.toFixed(1)}`) }),
       };
     }),
   );
   const top = Math.max(roof!.gflops, ...grid.filter(isMeasured).map(gflopsOf));
   return {
     animation: false,
-    backgroundColor: "#ffffff",
+    backgroundColor: PAPER.background,
     title: titled(
+      PAPER,
       "Attention forward on WebAssembly, one thread",
       `B 1, H ${H}, D ${CHART_DIM}, ${dtype}, ${machine.name}, ${machine.runtime}`,
     ),
-    legend: { data: shown.map(({ name }) => name), bottom: 8, itemGap: 32, textStyle: { color: TEXT, fontSize: 13 } },
+    legend: {
+      data: shown.map(({ name }) => name),
+      bottom: 8,
+      itemGap: 32,
+      textStyle: { color: PAPER.text, fontSize: 13 },
+    },
     grid: panels.map((_, panel) => ({ left: panel === 0 ? 72 : 490, width: 340, top: 76, bottom: 86 })),
     xAxis: panels.map((causal, gridIndex) => ({
-      ...AXIS,
+      ...axisOf(PAPER),
       type: "category" as const,
       gridIndex,
       name: `${causal ? "causal" : "full"}: sequence length S (tokens)`,
@@ -174,7 +200,7 @@ export function comparisonChart({ contestOf, ...file }: ContestFile): ChartOptio
       data: sizes.map(String),
     })),
     yAxis: panels.map((causal, gridIndex) => ({
-      ...AXIS,
+      ...axisOf(PAPER),
       type: "value" as const,
       gridIndex,
       name: causal ? "" : "speed (GFLOP/s, visible pairs)",
