@@ -32,7 +32,13 @@ export const PROBLEMS: readonly Sample[] = (["float32", "float16", "bfloat16"] a
     problem(dtype, { D, general: true, options: { softcap: 5, dropout: { p: 0.2, seed: 1 }, causal: true } }),
   ]),
   // Decode: groups packed into rows, keys split, combined.
-  problem(dtype, { H: 8, Hkv: 2, Sq: 1, Skv: 1700, D: 128 }),
+  ...[64, 128, 256].flatMap((D) => [
+    problem(dtype, { H: 8, Hkv: 2, Sq: 1, Skv: 1700, D }),
+    problem(dtype, { H: 4, Hkv: 2, Sq: 3, Skv: 300, D: D - 5, options: { layout: "bshd", window: [200, 0] } }),
+    problem(dtype, { H: 6, Hkv: 2, Sq: 2, D, general: true, options: { softcap: 5, dropout: { p: 0.2, seed: 1 } } }),
+  ]),
+  // Too many rows for that kernel, too few for the device.
+  problem(dtype, { H: 8, Hkv: 2, Sq: 16, Skv: 1700, D: 64 }),
 ]);
 
 export const FLOAT8: Sample = problem("float8e4m3", { D: 64, options: { causal: true } });

@@ -114,6 +114,8 @@ struct FaInstance {
   int device = 0;
   int processors = 0;
   cudaStream_t stream = nullptr;
+  /** MOST_COUNTERS zeros on the device. */
+  unsigned* counters = nullptr;
   StagingPool staging;
   char error[256] = "";
 };
@@ -192,21 +194,24 @@ Attention attention_of(const double* slots) {
 bool is_general(const Attention& p) { return !p.raw || p.mask_gmem || p.hasDropout; }
 
 cudaError_t run_attention(FaInstance* instance, FaOp op, const double* slots) {
-  const Attention p = attention_of(slots);
+  Attention p = attention_of(slots);
   if (op == FA_OP_FORWARD && (p.B == 0 || p.Sq == 0)) return cudaSuccess;
+  p.counters_gmem = instance->counters;
   const bool general = is_general(p);
+  const int dtype = static_cast<int>(slots[FA_DTYPE]), family = static_cast<int>(slots[FA_FAMILY]);
 #ifdef FA_SM90A
-  if (static_cast<int>(slots[FA_FAMILY]) == FA_HOPPER) {
-    return (op == FA_OP_FORWARD ? forward_hopper : backward_hopper)(p, static_cast<int>(slots[FA_DTYPE]), instance->stream);
-  }
+  if (family == FA_HOPPER) return (op == FA_OP_FORWARD ? forward_hopper : backward_hopper)(p, dtype, instance->stream);
 #endif
-  switch (static_cast<int>(slots[FA_DTYPE])) {
+  const auto run = [&](auto decode, auto forward, auto backward) {
+    return (op == FA_OP_BACKWARD ? backward : family == FA_DECODE ? decode : forward)(p, general, instance->stream);
+  };
+  switch (dtype) {
     case FA_FLOAT32:
-      return (op == FA_OP_FORWARD ? forward_float32 : backward_float32)(p, general, instance->stream);
+      return run(decode_float32, forward_float32, backward_float32);
     case FA_FLOAT16:
-      return (op == FA_OP_FORWARD ? forward_float16 : backward_float16)(p, general, instance->stream);
+      return run(decode_float16, forward_float16, backward_float16);
     case FA_BFLOAT16:
-      return (op == FA_OP_FORWARD ? forward_bfloat16 : backward_bfloat16)(p, general, instance->stream);
+      return run(decode_bfloat16, forward_bfloat16, backward_bfloat16);
     default:
       return cudaErrorInvalidValue;
   }
@@ -261,8 +266,13 @@ FaStatus fa_open(int device, FaInstance** instance, char error[256]) {
   if (failure == cudaSuccess)
     failure = cudaDeviceGetAttribute(&made->processors, cudaDevAttrMultiProcessorCount, device);
   if (failure == cudaSuccess) failure = cudaStreamCreateWithFlags(&made->stream, cudaStreamNonBlocking);
+  void* counters = nullptr;
+  if (failure == cudaSuccess) failure = cudaMallocAsync(&counters, 4 * MOST_COUNTERS, made->stream);
+  if (failure == cudaSuccess) failure = cudaMemsetAsync(counters, 0, 4 * MOST_COUNTERS, made->stream);
+  made->counters = static_cast<unsigned*>(counters);
   if (failure != cudaSuccess) {
     describe(error, failure);
+    if (made->stream) cudaStreamDestroy(made->stream);
     cudaGetLastError();
     return failure == cudaErrorMemoryAllocation ? FA_OUT_OF_MEMORY : FA_FAILED;
   }
@@ -272,6 +282,7 @@ FaStatus fa_open(int device, FaInstance** instance, char error[256]) {
 
 void fa_close(FaInstance* instance) {
   cudaSetDevice(instance->device);
+  cudaFreeAsync(instance->counters, instance->stream);
   cudaStreamSynchronize(instance->stream);
   instance->staging.clear();
   cudaStreamDestroy(instance->stream);

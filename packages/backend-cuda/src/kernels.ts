@@ -35,11 +35,19 @@ export interface AttentionTile {
   readonly sharedBytes: number;
 }
 
+const decode = (bytes: 2 | 4, headDim: number, kv: number, sharedBytes: number) =>
+  ({ op: "attention", family: "decode", bytes, headDim, tile: { q: 16, kv }, sharedBytes }) as const;
 const generic = (op: AttentionTile["op"], bytes: 2 | 4, headDim: number, tile: Tile, sharedBytes: number) =>
   ({ op, family: "generic", bytes, headDim, tile, sharedBytes }) as const;
 
 /** Rows of the attention kernels, in the order in which they are tried: the special before the general, the small before the large. */
 export const ATTENTION_TILES: readonly AttentionTile[] = [
+  decode(4, 64, 16, 86_016),
+  decode(4, 128, 16, 90_112),
+  decode(4, 256, 16, 98_304),
+  decode(2, 64, 32, 83_968),
+  decode(2, 128, 16, 86_016),
+  decode(2, 256, 16, 90_112),
   generic("attention", 4, 64, { q: 64, kv: 32 }, 32_768),
   generic("attention", 4, 128, { q: 64, kv: 32 }, 65_536),
   generic("attention", 4, 256, { q: 32, kv: 32 }, 98_304),
@@ -57,14 +65,19 @@ export const ATTENTION_TILES: readonly AttentionTile[] = [
 /** What the kernels of a family have in common. */
 const FAMILIES: Readonly<Record<FamilyName, Pick<KernelRow, "needs" | "steps"> & Partial<KernelRow>>> = {
   generic: { needs: [], steps: SCORE_STEPS },
+  decode: { needs: [], steps: SCORE_STEPS, maxRows: 16 },
   hopper: { needs: ["sm_90a"], steps: ["scale", "visibility"], takesMask: false },
 };
 
 /** A piece of split keys has at least so many: below, starting it costs more than it saves. */
-const FEWEST_KEYS_A_SPLIT = 256;
+const FEWEST_KEYS_A_SPLIT = { decode: 128, other: 256 };
+/** native/kernels has the same two. */
 const MOST_SPLITS = 128;
+const MOST_COUNTERS = 4096;
 /** Blocks a multiprocessor that keep it busy. */
 const BLOCKS_A_PROCESSOR = 2;
+/** Part of the device that may stand idle, on average, while decode runs. */
+const IDLE = 0.05;
 
 /** Alignment of the parts of a workspace, in bytes. */
 const ALIGNMENT = 256;
@@ -87,14 +100,24 @@ export interface Sharing {
   readonly splits: number;
 }
 
-/** Decode: the heads of a group become rows of one block, and the keys are split until the device is busy. */
-export function sharingOf(problem: AttentionProblem, tile: Tile, processors: number): Sharing {
+/** A few rows: the heads of a group become rows of one block. Few blocks: the keys are split until the device is busy. */
+export function sharingOf(problem: AttentionProblem, family: FamilyName, tile: Tile, processors: number): Sharing {
   const { B, H, Hkv, Sq, Skv } = problem;
-  const group = H > Hkv && Sq * (H / Hkv) <= tile.q ? H / Hkv : 1;
-  const blocks = B * (H / group) * Math.ceil((group * Sq) / tile.q);
-  const wanted = Math.floor((BLOCKS_A_PROCESSOR * processors) / Math.max(blocks, 1));
-  const possible = Math.floor(Skv / FEWEST_KEYS_A_SPLIT);
-  return { group, splits: Math.max(1, Math.min(wanted, possible, MOST_SPLITS)) };
+  const group = family === "decode" || (H > Hkv && Sq * (H / Hkv) <= tile.q) ? H / Hkv : 1;
+  const blocks = Math.max(B * (H / group) * Math.ceil((group * Sq) / tile.q), 1);
+  const slots = BLOCKS_A_PROCESSOR * processors;
+  const fewest = family === "decode" ? FEWEST_KEYS_A_SPLIT.decode : FEWEST_KEYS_A_SPLIT.other;
+  const possible = Math.max(1, Math.min(Math.floor(Skv / fewest), MOST_SPLITS));
+  if (family !== "decode") return { group, splits: Math.max(1, Math.min(Math.floor(slots / blocks), possible)) };
+  if (blocks > MOST_COUNTERS) return { group, splits: 1 };
+  // The fewest pieces that leave the device busy to the end, or else those that come closest to it.
+  let splits = 1;
+  let busiest = 0;
+  for (let n = 1; n <= possible && busiest < 1 - IDLE; n++) {
+    const busy = (blocks * n) / (Math.ceil((blocks * n) / slots) * slots);
+    if (busy > busiest) [splits, busiest] = [n, busy];
+  }
+  return { group, splits };
 }
 
 /** float8 is read by no attention kernel: its tensors become bfloat16 first, which holds each of its numbers. */
@@ -118,8 +141,9 @@ export function kernelTable(processors: number): CudaRow[] {
       tile,
       maxTile: tile,
       sharedBytes: () => sharedBytes,
-      splits: (problem, planned) => layoutOf(problem as AttentionProblem, planned, processors).splits,
-      workspaceBytes: (problem, planned) => layoutOf(problem as AttentionProblem, planned, processors).workspaceBytes,
+      splits: (problem, planned) => layoutOf(problem as AttentionProblem, family, planned, processors).splits,
+      workspaceBytes: (problem, planned) =>
+        layoutOf(problem as AttentionProblem, family, planned, processors).workspaceBytes,
       launches: (plan: Plan<AttentionProblem>) => attentionLaunches(plan, family, processors),
     };
   });
@@ -143,7 +167,7 @@ export function kernelTable(processors: number): CudaRow[] {
 }
 
 /** Where attention's operands and intermediate results lie, and how its work is shared out. */
-function layoutOf(problem: AttentionProblem, tile: Tile, processors: number) {
+function layoutOf(problem: AttentionProblem, family: FamilyName, tile: Tile, processors: number) {
   const { op, dtype, B, H, Hkv, Sq, Skv, D, Dv } = problem;
   const computedAs = COMPUTED_AS[dtype];
   const backward = op === "attentionBackward";
@@ -157,7 +181,7 @@ function layoutOf(problem: AttentionProblem, tile: Tile, processors: number) {
     k: operand("k", B * Hkv * Skv * D),
     v: operand("v", B * Hkv * Skv * Dv),
   };
-  const { group, splits } = backward ? { group: 1, splits: 1 } : sharingOf(problem, tile, processors);
+  const { group, splits } = backward ? { group: 1, splits: 1 } : sharingOf(problem, family, tile, processors);
   const rows = B * H * Sq;
   return {
     computedAs,
@@ -177,7 +201,12 @@ function attentionLaunches(
   processors: number,
 ): Launch[] {
   const { op, B, H, Hkv, Sq, Skv, D, Dv, layout, program } = problem;
-  const { computedAs, operands, group, splits, delta, partial, partialLse } = layoutOf(problem, tile, processors);
+  const { computedAs, operands, group, splits, delta, partial, partialLse } = layoutOf(
+    problem,
+    family,
+    tile,
+    processors,
+  );
   const launches = Object.values(operands)
     .filter((operand) => operand.at !== operand.from)
     .map((operand) => castLaunch(operand.from, operand.at, problem.dtype, computedAs, operand.elements));

@@ -56,18 +56,44 @@ describe("the planner", () => {
 describe("decode", () => {
   test("is what the plan shows", () => {
     const problem = problemOf({ H: 32, Hkv: 8, Sq: 1, Skv: 1024, D: 128 });
-    expect(plan(problem, CAPABILITIES, kernelTable(PROCESSORS))).toMatchObject({ ok: true, splits: 4 });
+    expect(plan(problem, CAPABILITIES, kernelTable(PROCESSORS))).toMatchObject({
+      ok: true,
+      kernel: { id: "decode-forward-half-d128" },
+      splits: 8,
+    });
   });
+  test("takes what has 16 rows a key head, and no more", () => {
+    const idOf = (sizes: Sizes): string => {
+      const planned = plan(problemOf(sizes), CAPABILITIES, kernelTable(PROCESSORS));
+      return planned.ok ? planned.kernel.id : "";
+    };
+    expect(idOf({ H: 32, Hkv: 2, Sq: 1, Skv: 128 })).toBe("decode-forward-half-d64");
+    expect(idOf({ H: 32, Hkv: 2, Sq: 2, Skv: 128 })).toBe("forward-half-d64");
+  });
+  const splitsOf = (sizes: Partial<Sizes> & { readonly Skv: number }): number =>
+    sharingOf(problemOf({ H: 32, Hkv: 8, Sq: 1, D: 128, ...sizes }), "decode", { q: 16, kv: 16 }, PROCESSORS).splits;
+  test("splits the keys until the device is busy to the end, into pieces of 128 keys or more", () => {
+    expect(splitsOf({ Skv: 131_072 })).toBe(32);
+    expect(splitsOf({ Skv: 1024 })).toBe(8);
+    expect(splitsOf({ B: 8, Skv: 8192 })).toBe(4);
+    expect(splitsOf({ B: 64, Skv: 8192 })).toBe(1);
+    expect(splitsOf({ B: 35, Skv: 8192 })).toBe(9);
+    expect(splitsOf({ B: 1000, Skv: 8192 })).toBe(1);
+  });
+});
+
+describe("other kernels", () => {
   const tile = { q: 64, kv: 64 };
-  test("puts the query heads of a key head into one block of rows", () => {
-    expect(sharingOf(problemOf({ H: 32, Hkv: 8, Sq: 1, Skv: 128 }), tile, PROCESSORS).group).toBe(4);
-    expect(sharingOf(problemOf({ H: 32, Hkv: 8, Sq: 16, Skv: 128 }), tile, PROCESSORS).group).toBe(4);
-    expect(sharingOf(problemOf({ H: 32, Hkv: 8, Sq: 17, Skv: 128 }), tile, PROCESSORS).group).toBe(1);
+  test("put the query heads of a key head into one block of rows where they fit", () => {
+    const groupOf = (Sq: number): number =>
+      sharingOf(problemOf({ H: 32, Hkv: 8, Sq, Skv: 128 }), "generic", tile, PROCESSORS).group;
+    expect(groupOf(16)).toBe(4);
+    expect(groupOf(17)).toBe(1);
   });
-  test("splits the keys until the device is busy, into pieces of 256 keys or more", () => {
-    expect(sharingOf(problemOf({ H: 32, Hkv: 8, Sq: 1, Skv: 131_072 }), tile, PROCESSORS).splits).toBe(33);
-    expect(sharingOf(problemOf({ H: 32, Hkv: 8, Sq: 1, Skv: 1024 }), tile, PROCESSORS).splits).toBe(4);
-    expect(sharingOf(problemOf({ B: 64, H: 32, Hkv: 8, Sq: 1, Skv: 8192 }), tile, PROCESSORS).splits).toBe(1);
-    expect(sharingOf(problemOf({ H: 16, Sq: 4096, Skv: 4096 }), tile, PROCESSORS).splits).toBe(1);
+  test("split the keys where the device would stand half idle, into pieces of 256 keys or more", () => {
+    const splitsOf = (sizes: Sizes): number => sharingOf(problemOf(sizes), "generic", tile, PROCESSORS).splits;
+    expect(splitsOf({ H: 8, Sq: 32, Skv: 131_072 })).toBe(33);
+    expect(splitsOf({ H: 8, Sq: 32, Skv: 1024 })).toBe(4);
+    expect(splitsOf({ H: 16, Sq: 4096, Skv: 4096 })).toBe(1);
   });
 });

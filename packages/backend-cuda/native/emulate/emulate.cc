@@ -281,6 +281,16 @@ void collective(const u32* in, int inWords, u32* out, int outWords, void (*compu
   std::memcpy(out, warp.exchange.out[lane], 4 * outWords);
 }
 
+bool warp_any(bool value) {
+  u32 in = value, out;
+  collective(&in, 1, &out, 1, [](Exchange& exchange) {
+    u32 any = 0;
+    for (const auto& lane : exchange.in) any |= lane[0];
+    for (auto& lane : exchange.out) lane[0] = any;
+  });
+  return out != 0;
+}
+
 u32 shuffle_xor(u32 value, int mask) {
   const u32 in[2] = {value, static_cast<u32>(mask)};
   u32 out;

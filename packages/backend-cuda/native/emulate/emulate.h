@@ -44,6 +44,7 @@ struct Exchange {
 void collective(const u32* in, int inWords, u32* out, int outWords, void (*compute)(Exchange&));
 
 u32 shuffle_xor(u32 value, int mask);
+bool warp_any(bool value);
 
 void cp_async16(u32 to_smem, const void* from_gmem, u32 bytes);
 void cp_async_commit();
@@ -71,6 +72,16 @@ void mma_tf32(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1);
 #define blockDim ::emulate::block_size
 #define __syncthreads ::emulate::sync_block
 #define __syncthreads_or ::emulate::sync_block_or
+#define __threadfence()
+
+inline bool __any_sync(unsigned, bool value) { return emulate::warp_any(value); }
+inline void __syncwarp() { emulate::warp_any(false); }
+/** Blocks run one after the other, and threads until they wait. */
+inline unsigned atomicAdd(unsigned* at, unsigned by) {
+  const unsigned before = *at;
+  *at += by;
+  return before;
+}
 
 inline float __shfl_xor_sync(unsigned, float value, int mask) {
   std::uint32_t bits;

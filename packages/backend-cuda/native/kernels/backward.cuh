@@ -287,12 +287,6 @@ __global__ void __launch_bounds__(BackwardTile<T, HD>::THREADS) backward_q(const
 
 constexpr int SUM_WARPS = 4;
 
-FA_DEVICE float warp_sum(float x) {
-#pragma unroll
-  for (int mask = 16; mask > 0; mask >>= 1) x += __shfl_xor_sync(~0u, x, mask);
-  return x;
-}
-
 template <class T>
 FA_DEVICE float warp_dot(const T* a_gmem, const T* b_gmem, int dim) {
   float sum = 0.f;

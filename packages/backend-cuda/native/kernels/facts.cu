@@ -1,6 +1,7 @@
 #include "facts.h"
 
 #include "backward.cuh"
+#include "decode.cuh"
 #include "forward.cuh"
 
 namespace fa {
@@ -13,6 +14,11 @@ FaKernel forward_facts(int dtype) {
   return {FA_OP_FORWARD, FA_GENERIC, dtype, HD, Sizes::Q, Sizes::KV, Sizes::THREADS, Sizes::SHARED_BYTES};
 }
 template <class T, int HD>
+FaKernel decode_facts(int dtype) {
+  using Sizes = DecodeTile<T, HD>;
+  return {FA_OP_FORWARD, FA_DECODE, dtype, HD, Sizes::Q, Sizes::KV, Sizes::THREADS, Sizes::SHARED_BYTES};
+}
+template <class T, int HD>
 FaKernel backward_facts(int dtype) {
   using Sizes = BackwardTile<T, HD>;
   return {FA_OP_BACKWARD, FA_GENERIC, dtype, HD, Sizes::OWN, Sizes::PASS, Sizes::THREADS, Sizes::SHARED_BYTES};
@@ -22,6 +28,9 @@ FaKernel backward_facts(int dtype) {
 
 int kernel_facts(int n, FaKernel* kernel) {
   const FaKernel all[] = {
+      decode_facts<float, 64>(FA_FLOAT32),       decode_facts<float, 128>(FA_FLOAT32),
+      decode_facts<float, 256>(FA_FLOAT32),      decode_facts<Float16, 64>(FA_FLOAT16),
+      decode_facts<Float16, 128>(FA_FLOAT16),    decode_facts<Float16, 256>(FA_FLOAT16),
       forward_facts<float, 64>(FA_FLOAT32),      forward_facts<float, 128>(FA_FLOAT32),
       forward_facts<float, 256>(FA_FLOAT32),     forward_facts<Float16, 64>(FA_FLOAT16),
       forward_facts<Float16, 128>(FA_FLOAT16),   forward_facts<Float16, 256>(FA_FLOAT16),

@@ -13,7 +13,7 @@
 // Dao, "FlashAttention-2", 2023, algorithm 1.
 #pragma once
 
-#include "lib/score.cuh"
+#include "lib/rows.cuh"
 
 namespace fa {
 
@@ -35,58 +35,14 @@ __global__ void __launch_bounds__(ForwardTile<T, HD>::THREADS) forward(const Att
   constexpr int BR = Sizes::Q, BC = Sizes::KV, THREADS = Sizes::THREADS;
   const u32 q_smem = 0, k_smem = BR * Sizes::ROW_BYTES, v_smem = k_smem + BC * Sizes::ROW_BYTES;
 
-  // setup: which rows, the last first, since with causal they have the most keys
-  const int rows = p.group * p.Sq, rowBlocks = (rows + p.tileQ - 1) / p.tileQ, headBlocks = p.H / p.group;
-  i64 index = blockIdx.x;
-  const int rowBlock = rowBlocks - 1 - static_cast<int>(index % rowBlocks);
-  index /= rowBlocks;
-  const int split = static_cast<int>(index % p.splits);
-  index /= p.splits;
-  const int firstHead = static_cast<int>(index % headBlocks) * p.group, b = static_cast<int>(index / headBlocks);
-  const int keyHead = firstHead / (p.H / p.Hkv);
-  const int firstRow = rowBlock * p.tileQ, endRow = least(firstRow + p.tileQ, rows);
-
+  // setup
+  const Block block = block_at(p, blockIdx.x, p.tileKV);
   const T* q_gmem = static_cast<const T*>(p.q_gmem);
-  const T* k_gmem = static_cast<const T*>(p.k_gmem) + offset_of(p.k, b, keyHead, 0);
-  const T* v_gmem = static_cast<const T*>(p.v_gmem) + offset_of(p.v, b, keyHead, 0);
-
-  const int warpRow = 16 * warp_id(), g = lane_id() >> 2, t = lane_id() & 3;
-  Query query[2];
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    const int row = firstRow + warpRow + g + 8 * half;
-    query[half] = query_at<GENERAL>(p, b, firstHead + row / p.Sq, row % p.Sq, row < endRow);
-  }
-
-  // The keys that some row of the block sees, and those that all see: rows of several heads have any i.
-  const bool oneHead = firstRow / p.Sq == (endRow - 1) / p.Sq;
-  const int firstI = oneHead ? firstRow % p.Sq : 0, lastI = oneHead ? (endRow - 1) % p.Sq : p.Sq - 1;
-  int begin = most(firstI + p.lo, 0), end = least(lastI + p.hi + 1, p.Skv);
-  const int fullBegin = lastI + p.lo, fullEnd = least(firstI + p.hi + 1, p.Skv);
-  begin = begin / p.tileKV * p.tileKV;
-  if (p.splits > 1) {
-    const int tiles = (p.Skv + p.tileKV - 1) / p.tileKV, each = (tiles + p.splits - 1) / p.splits * p.tileKV;
-    begin = most(begin, split * each);
-    end = static_cast<int>(least<i64>(end, (split + i64{1}) * each));
-  }
-
-  // s and m are scores in this unit: q.k themselves, or what the score program makes of them.
-  const bool raw = !GENERAL || p.raw;
-  const float unit = raw ? p.scale : 1.f, toLog2 = unit * LOG2E;
-  float m[2], l[2];
-  Fragment acc_reg[HD / 8];
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    const bool counts = GENERAL && query[half].there && split == 0;
-    m[half] = counts ? sink_of(p, query[half].h) : NEGATIVE_INFINITY;
-    // One of the four lanes of a row has the sink's share; they are summed in the end.
-    l[half] = m[half] == NEGATIVE_INFINITY || t != 0 ? 0.f : 1.f;
-  }
-#pragma unroll
-  for (int n = 0; n < HD / 8; n++) {
-#pragma unroll
-    for (int e = 0; e < 4; e++) acc_reg[n][e] = 0.f;
-  }
+  const T* k_gmem = static_cast<const T*>(p.k_gmem) + offset_of(p.k, block.b, block.keyHead, 0);
+  const T* v_gmem = static_cast<const T*>(p.v_gmem) + offset_of(p.v, block.b, block.keyHead, 0);
+  const int warpRow = 16 * warp_id(), t = lane_id() & 3, end = block.end;
+  Rows rows = rows_of<GENERAL>(p, block, block.firstRow + warpRow);
+  Fragment acc_reg[HD / 8] = {};
 
   const auto load_keys = [&](u32 tile_smem, const T* from_gmem, i64 stride, int j0, int dim, bool aligned) {
     const int j1 = least(j0 + p.tileKV, end);
@@ -94,22 +50,26 @@ __global__ void __launch_bounds__(ForwardTile<T, HD>::THREADS) forward(const Att
     load_tile<T, HD, BC, THREADS>(tile_smem, from_gmem, at, dim, aligned);
   };
 
-  if (begin < end) {
+  if (block.begin < end) {
     load_tile<T, HD, BR, THREADS>(
         q_smem, q_gmem,
         [&](int row) -> const T* {
-          const int at = firstRow + row;
-          return at < endRow ? q_gmem + offset_of(p.q, b, firstHead + at / p.Sq, at % p.Sq) : nullptr;
+          const int at = block.firstRow + row;
+          return at < block.endRow ? q_gmem + offset_of(p.q, block.b, block.firstHead + at / p.Sq, at % p.Sq) : nullptr;
         },
         p.D, p.qkAligned);
-    load_keys(k_smem, k_gmem, p.k.row, begin, p.D, p.qkAligned);
+    load_keys(k_smem, k_gmem, p.k.row, block.begin, p.D, p.qkAligned);
     cp_async_commit();
   }
 
 #pragma unroll 1
-  for (int j0 = begin; j0 < end; j0 += p.tileKV) {
+  for (int j0 = block.begin; j0 < end; j0 += p.tileKV) {
     const int j1 = least(j0 + p.tileKV, end);
-    const bool full = j0 >= fullBegin && j1 <= fullEnd && j1 - j0 == BC && !(GENERAL && p.mask_gmem);
+    const bool full = j0 >= block.fullBegin && j1 <= block.fullEnd && j1 - j0 == BC && !(GENERAL && p.mask_gmem);
+    const auto sees = [&](int half, int column) {
+      const int j = j0 + column;
+      return j < j1 && visible<GENERAL>(p, rows.query[half], j);
+    };
 
     // load: v while the scores are made
     load_keys(v_smem, v_gmem, p.v.row, j0, p.Dv, p.vAligned);
@@ -117,71 +77,18 @@ __global__ void __launch_bounds__(ForwardTile<T, HD>::THREADS) forward(const Att
     cp_async_wait<1>();
     __syncthreads();
 
-    // scores: s [Br, Bc]; -Infinity where hidden
+    // scores: s [Br, Bc]
     Fragment s_reg[BC / 8];
     multiply_rows<T, HD, BC>(s_reg, q_smem, warpRow, k_smem, p.D);
     __syncthreads();
     if (j1 < end) load_keys(k_smem, k_gmem, p.k.row, j1, p.D, p.qkAligned);
     cp_async_commit();
-
-    const auto sees = [&](int half, int column) {
-      const int j = j0 + column;
-      return j < j1 && visible<GENERAL>(p, query[half], j);
-    };
-#pragma unroll
-    for (int n = 0; n < BC / 8; n++) {
-#pragma unroll
-      for (int e = 0; e < 4; e++) {
-        const int column = 8 * n + 2 * t + (e & 1);
-        const Query& q = query[e >> 1];
-        const bool seen = full ? !GENERAL || q.there : sees(e >> 1, column);
-        if (!seen) s_reg[n][e] = NEGATIVE_INFINITY;
-        else if (!raw) s_reg[n][e] = score_of<GENERAL>(p, q, j0 + column, s_reg[n][e]);
-      }
-    }
+    score_tile<GENERAL, BC>(s_reg, p, rows, j0, full, sees);
 
     // softmax: p [Br, Bc], in place
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      float max = NEGATIVE_INFINITY;
-#pragma unroll
-      for (int n = 0; n < BC / 8; n++) max = fmaxf(max, fmaxf(s_reg[n][2 * half], s_reg[n][2 * half + 1]));
-      max = fmaxf(m[half], quad_max(max));
-      const float base = subtrahend(max), alpha = exp2_approx((m[half] - base) * toLog2);
-      float sum = 0.f;
-#pragma unroll
-      for (int n = 0; n < BC / 8; n++) {
-#pragma unroll
-        for (int e = 2 * half; e < 2 * half + 2; e++) {
-          s_reg[n][e] = exp2_approx((s_reg[n][e] - base) * toLog2);
-          sum += s_reg[n][e];
-        }
-      }
-      l[half] = l[half] * alpha + sum;
-      m[half] = max;
-#pragma unroll
-      for (int n = 0; n < HD / 8; n++) {
-        acc_reg[n][2 * half] *= alpha;
-        acc_reg[n][2 * half + 1] *= alpha;
-      }
-    }
+    softmax_tile<BC, HD>(s_reg, acc_reg, rows);
     if constexpr (GENERAL) {
-      if (p.hasDropout) {
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-          int group = -1;
-          Draws draws = {};
-#pragma unroll
-          for (int n = 0; n < BC / 8; n++) {
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-              const int j = j0 + 8 * n + 2 * t + e;
-              if (j >> 3 != group) draws = draws_of(p.dropout, group = j >> 3, query[half].i, b * p.H + query[half].h);
-              if (!keeps(p.dropout, draws, j)) s_reg[n][2 * half + e] = 0.f;
-            }
-          }
-        }
-      }
+      if (p.hasDropout) drop_tile<BC>(s_reg, p, rows, j0);
     }
 
     // accumulate: acc [Br, Dv] += p v
@@ -192,19 +99,17 @@ __global__ void __launch_bounds__(ForwardTile<T, HD>::THREADS) forward(const Att
     __syncthreads();
   }
 
-  // finish: out [Br, Dv], lse [Br]. A row that saw nothing has l = 0.
+  // finish: out [Br, Dv], lse [Br]
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    const float sum = quad_sum(l[half]);
-    const Query& q = query[half];
+    const float l = quad_sum(rows.l[half]), factor = out_factor(p, l), lse = lse_of(rows.m[half], rows.unit, l);
+    const Query& q = rows.query[half];
     if (!q.there) continue;
-    const i64 at = (b * i64{p.H} + q.h) * p.Sq + q.i;
-    const float lse = sum == 0.f ? NEGATIVE_INFINITY : m[half] * unit + logf(sum);
-    const float keep = p.hasDropout ? p.dropout.scale : 1.f;
-    const float factor = sum == 0.f ? 0.f : keep / sum;
-    const auto result = [&](float x) { return sum == 0.f ? 0.f : x * factor; };
+    const i64 at = row_index(p, block.b, q.h, q.i);
+    // Where l is 0, acc may be anything that was multiplied by 0.
+    const auto result = [&](float x) { return l == 0.f ? 0.f : x * factor; };
     if (p.splits > 1) {
-      const i64 part = split * (i64{p.B} * p.H * p.Sq) + at;
+      const i64 part = block.split * (i64{p.B} * p.H * p.Sq) + at;
       if (t == 0) p.partialLse_gmem[part] = lse;
 #pragma unroll
       for (int n = 0; n < HD / 8; n++) {
@@ -217,7 +122,7 @@ __global__ void __launch_bounds__(ForwardTile<T, HD>::THREADS) forward(const Att
       continue;
     }
     if (t == 0 && p.lse_gmem) p.lse_gmem[at] = lse;
-    T* out_gmem = static_cast<T*>(p.out_gmem) + offset_of(p.out, b, q.h, q.i);
+    T* out_gmem = static_cast<T*>(p.out_gmem) + offset_of(p.out, block.b, q.h, q.i);
 #pragma unroll
     for (int n = 0; n < HD / 8; n++) {
       const int d = 8 * n + 2 * t;

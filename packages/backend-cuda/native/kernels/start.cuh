@@ -4,7 +4,7 @@
 #include <atomic>
 
 #include "backward.cuh"
-#include "combine.cuh"
+#include "decode.cuh"
 #include "forward.cuh"
 #include "table.h"
 
@@ -29,13 +29,13 @@ template <class T, int HD, bool GENERAL>
 cudaError_t start_forward(const Attention& p, cudaStream_t stream) {
   using Sizes = ForwardTile<T, HD>;
   static std::atomic<u64> allowed{0};
-  const i64 grid = blocks_of(i64{p.group} * p.Sq, p.tileQ) * (p.H / p.group) * p.B * p.splits;
+  const i64 grid = blocks_of(p);
   if (grid > MAX_GRID) return cudaErrorInvalidValue;
   if (cudaError_t error = allow_shared(forward<T, HD, GENERAL>, Sizes::SHARED_BYTES, allowed)) return error;
   FA_LAUNCH((forward<T, HD, GENERAL>), static_cast<unsigned>(grid), Sizes::THREADS, Sizes::SHARED_BYTES, stream, p);
   if (p.splits > 1) {
     const i64 rows = blocks_of(i64{p.B} * p.H * p.Sq, COMBINE_WARPS);
-    FA_LAUNCH(combine<T>, static_cast<unsigned>(rows), 32 * COMBINE_WARPS, 0, stream, p);
+    FA_LAUNCH(combine<T>, static_cast<unsigned>(rows), 32 * COMBINE_WARPS, COMBINE_WARPS * COMBINE_BYTES_A_WARP, stream, p);
   }
   return cudaGetLastError();
 }
@@ -46,6 +46,25 @@ cudaError_t forward_of(const Attention& p, bool general, cudaStream_t stream) {
   if (dim <= 64) return general ? start_forward<T, 64, true>(p, stream) : start_forward<T, 64, false>(p, stream);
   if (dim <= 128) return general ? start_forward<T, 128, true>(p, stream) : start_forward<T, 128, false>(p, stream);
   return general ? start_forward<T, 256, true>(p, stream) : start_forward<T, 256, false>(p, stream);
+}
+
+template <class T, int HD, bool GENERAL>
+cudaError_t start_decode(const Attention& p, cudaStream_t stream) {
+  using Sizes = DecodeTile<T, HD>;
+  static std::atomic<u64> allowed{0};
+  const i64 grid = blocks_of(p);
+  if (grid > MAX_GRID || (p.splits > 1 && grid / p.splits > MOST_COUNTERS)) return cudaErrorInvalidValue;
+  if (cudaError_t error = allow_shared(decode<T, HD, GENERAL>, Sizes::SHARED_BYTES, allowed)) return error;
+  FA_LAUNCH((decode<T, HD, GENERAL>), static_cast<unsigned>(grid), Sizes::THREADS, Sizes::SHARED_BYTES, stream, p);
+  return cudaGetLastError();
+}
+
+template <class T>
+cudaError_t decode_of(const Attention& p, bool general, cudaStream_t stream) {
+  const int dim = most(p.D, p.Dv);
+  if (dim <= 64) return general ? start_decode<T, 64, true>(p, stream) : start_decode<T, 64, false>(p, stream);
+  if (dim <= 128) return general ? start_decode<T, 128, true>(p, stream) : start_decode<T, 128, false>(p, stream);
+  return general ? start_decode<T, 256, true>(p, stream) : start_decode<T, 256, false>(p, stream);
 }
 
 template <class T, int HD, bool GENERAL>

@@ -5,6 +5,9 @@
 
 namespace fa {
 
+cudaError_t decode_float16(const Attention& p, bool general, cudaStream_t stream);
+cudaError_t decode_bfloat16(const Attention& p, bool general, cudaStream_t stream);
+cudaError_t decode_float32(const Attention& p, bool general, cudaStream_t stream);
 cudaError_t forward_float16(const Attention& p, bool general, cudaStream_t stream);
 cudaError_t forward_bfloat16(const Attention& p, bool general, cudaStream_t stream);
 cudaError_t forward_float32(const Attention& p, bool general, cudaStream_t stream);
@@ -26,6 +29,9 @@ cudaError_t measure_roof(int processors, double* gflops, cudaStream_t stream);
 
 /** Blocks along x that a grid may have. */
 constexpr i64 MAX_GRID = 0x7fffffff;
+
+/** Counters of an instance, for kernels whose last block does something more. packages/backend-cuda/src/kernels.ts has the same. */
+constexpr int MOST_COUNTERS = 4096;
 
 /** Head dims that attention kernels are compiled for; the first that holds D and Dv is taken. */
 constexpr int HEAD_DIMS[] = {64, 128, 256};

@@ -39,6 +39,11 @@ using emulate::mma_f16;
 using emulate::mma_tf32;
 using emulate::shared_base;
 
+/** a b, rounded: never one half of a fused multiply-add. */
+FA_DEVICE float product(float a, float b) { return a * b; }
+/** Memory that another multiprocessor may have written. */
+FA_DEVICE float load_fresh(const float* from_gmem) { return *from_gmem; }
+
 #else
 
 #define FA_DEVICE __device__ __forceinline__
@@ -97,6 +102,9 @@ FA_DEVICE void mma_tf32(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+FA_DEVICE float product(float a, float b) { return __fmul_rn(a, b); }
+FA_DEVICE float load_fresh(const float* from_gmem) { return __ldcg(from_gmem); }
+
 FA_DEVICE float exp2_approx(float x) {
   float y;
   asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -126,12 +134,30 @@ FA_DEVICE u8* shared_at(u32 offset) { return shared_base() + offset; }
 FA_DEVICE int lane_id() { return threadIdx.x & 31; }
 FA_DEVICE int warp_id() { return threadIdx.x >> 5; }
 
+// A team works on a tile together: a warp (THREADS = 32), or the block.
+
+/** Of the thread in its team. */
+template <int THREADS>
+FA_DEVICE int team_rank() {
+  return THREADS == 32 ? lane_id() : static_cast<int>(threadIdx.x);
+}
+template <int THREADS>
+FA_DEVICE void team_sync() {
+  if constexpr (THREADS == 32) __syncwarp();
+  else __syncthreads();
+}
+template <int THREADS>
+FA_DEVICE bool team_or(bool value) {
+  if constexpr (THREADS == 32) return __any_sync(~0u, value);
+  else return __syncthreads_or(value);
+}
+
 template <class T>
-FA_ANYWHERE T least(T a, T b) {
+FA_ANYWHERE constexpr T least(T a, T b) {
   return a < b ? a : b;
 }
 template <class T>
-FA_ANYWHERE T most(T a, T b) {
+FA_ANYWHERE constexpr T most(T a, T b) {
   return a > b ? a : b;
 }
 

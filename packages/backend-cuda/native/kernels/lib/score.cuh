@@ -2,8 +2,7 @@
 //
 // Kernels are compiled twice: for the common options (a scale above 0, a band), and in general.
 //
-// A score of 1e4 that is multiplied by log2(e) loses the digits that tell two keys apart, so the max is subtracted first, and the
-// difference multiplied. Where nothing is added to scores (`raw`), the forward pass leaves even the scale to that multiplication.
+// Where nothing is added to scores (`raw`), the forward pass leaves the scale to the multiplication by log2(e); see rows.cuh.
 #pragma once
 
 #include "philox.cuh"
@@ -38,6 +37,8 @@ struct Attention {
   int splits;
   /** [splits, B, H, Sq, Dv] and [splits, B, H, Sq] */
   float *partial_gmem, *partialLse_gmem;
+  /** Zeros, as many as there are blocks without the splits; zeros again when the kernel ends. */
+  unsigned* counters_gmem;
 
   // ---- the score program
   float scale;
@@ -103,7 +104,7 @@ FA_DEVICE bool visible(const Attention& p, const Query& q, int j) {
 /** The score of a visible pair from its q.k. */
 template <bool GENERAL>
 FA_DEVICE float score_of(const Attention& p, const Query& q, int j, float qk) {
-  float s = qk * p.scale;
+  float s = product(qk, p.scale);
   if constexpr (GENERAL) {
     if (p.cap > 0.f) s = p.cap * tanhf(qk * p.scaleByCap);
     if (p.bias_gmem) s += load_as(p.biasDType, p.bias_gmem, q.bias + j * p.bias.column);

@@ -57,6 +57,7 @@ FA_DEVICE void put_element(Chunk& chunk, int e, T x) {
  * load: rows of `dim` elements into a tile, zeros to the end of the last step and for rows that are not there.
  * @param anywhere_gmem a valid address, from which nothing is read
  * @param row_gmem where a row begins, or null
+ * @tparam THREADS of the team that loads it
  * @param aligned rows begin and end at multiples of 16 bytes: copied behind the thread's back, see cp_async_wait
  */
 template <class T, int HD, int ROWS, int THREADS, class RowAt>
@@ -64,7 +65,7 @@ FA_DEVICE void load_tile(u32 tile_smem, const T* anywhere_gmem, const RowAt& row
   using Layout = Tile<T, HD>;
   const int used = 2 * steps_of<T>(dim);
 #pragma unroll 2
-  for (int n = threadIdx.x; n < ROWS * Layout::CHUNKS; n += THREADS) {
+  for (int n = team_rank<THREADS>(); n < ROWS * Layout::CHUNKS; n += THREADS) {
     const int row = n / Layout::CHUNKS, chunk = n % Layout::CHUNKS;
     if (chunk >= used) continue;
     const T* from = row_gmem(row);
@@ -278,7 +279,7 @@ FA_DEVICE void multiply_columns(Fragment (&acc_reg)[WIDTH / 8], const Fragment (
 /**
  * Before `multiply_columns` where some pairs are hidden: 0 times NaN is NaN, so what is not finite is taken out of tile b, and put
  * as NaN into the sums of those rows that see it. Costs a look at the tile when all is finite, which is the common case.
- * Every thread of the block calls it; others' reads of the tile must be over, and tile b is not what it was.
+ * Every thread of the team calls it; others' reads of the tile must be over, and tile b is not what it was.
  * @param sees whether row g (half 0) or g + 8 (half 1) of this warp sees row `n` of the tile
  */
 template <class T, int HD, int ROWS, int WIDTH, int THREADS, class Sees>
@@ -286,14 +287,14 @@ FA_DEVICE void take_out_nan(Fragment (&acc_reg)[WIDTH / 8], u32 b_smem, int firs
   using Layout = Tile<T, HD>;
   const int used = 2 * steps_of<T>(dim);
   bool found = false;
-  for (int n = threadIdx.x; n < ROWS * Layout::CHUNKS; n += THREADS) {
+  for (int n = team_rank<THREADS>(); n < ROWS * Layout::CHUNKS; n += THREADS) {
     const int row = n / Layout::CHUNKS, chunk = n % Layout::CHUNKS;
     if (chunk >= used) continue;
     const Chunk words = *reinterpret_cast<const Chunk*>(shared_at(Layout::chunk_at(b_smem, row, chunk)));
 #pragma unroll
     for (int e = 0; e < Layout::CHUNK_ELEMS; e++) found = found || !is_finite(get_element<T>(words, e));
   }
-  if (!__syncthreads_or(found)) return;
+  if (!team_or<THREADS>(found)) return;
   const int column = 2 * (lane_id() & 3);
   for (int row = 0; row < ROWS; row++) {
     const bool seen[2] = {sees(0, row), sees(1, row)};
@@ -306,8 +307,8 @@ FA_DEVICE void take_out_nan(Fragment (&acc_reg)[WIDTH / 8], u32 b_smem, int firs
       }
     }
   }
-  __syncthreads();
-  for (int n = threadIdx.x; n < ROWS * Layout::CHUNKS; n += THREADS) {
+  team_sync<THREADS>();
+  for (int n = team_rank<THREADS>(); n < ROWS * Layout::CHUNKS; n += THREADS) {
     const int row = n / Layout::CHUNKS, chunk = n % Layout::CHUNKS;
     if (chunk >= used) continue;
     Chunk& words = *reinterpret_cast<Chunk*>(shared_at(Layout::chunk_at(b_smem, row, chunk)));
@@ -319,7 +320,7 @@ FA_DEVICE void take_out_nan(Fragment (&acc_reg)[WIDTH / 8], u32 b_smem, int firs
     }
     words = finite;
   }
-  __syncthreads();
+  team_sync<THREADS>();
 }
 
 /** Adds, or takes the larger of, the four lanes that share a row. */
@@ -330,6 +331,16 @@ FA_DEVICE float quad_sum(float x) {
 FA_DEVICE float quad_max(float x) {
   x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
   return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+FA_DEVICE float warp_sum(float x) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(~0u, x, lanes);
+  return x;
+}
+FA_DEVICE float warp_max(float x) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, lanes));
+  return x;
 }
 
 }  // namespace fa
