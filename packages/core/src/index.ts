@@ -1,4 +1,7 @@
-/** `@fa/core`: exact attention by tiles, one interface, interchangeable back ends. */
+/**
+ * `@fa/core`: exact attention by tiles, one interface, interchangeable back ends.
+ * @module @fa/core
+ */
 export {
   createAttention,
   Attention,

@@ -39,7 +39,7 @@ export interface TrainingResult {
 }
 
 export interface BackwardResult {
-  /** [B, S, E]: the gradient of x. */
+  /** Gradient of x, [B, S, E]. */
   readonly dx: Tensor;
   /** The gradient of each parameter, of its shape and dtype. */
   readonly gradients: MHAParameters;

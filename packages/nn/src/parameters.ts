@@ -3,7 +3,7 @@ import type { ResolvedConfig } from "./config.ts";
 
 /** The weights of a module by flash-attn's names, or gradients of them. Biases are there when the module has them. */
 export interface MHAParameters {
-  /** [E + 2 Hkv D, E]: rows of all query heads, then of all key heads, then of all value heads. */
+  /** Shape [E + 2 Hkv D, E]; rows of all query heads, then of all key heads, then of all value heads. */
   readonly "Wqkv.weight": Tensor;
   /** [E + 2 Hkv D] */
   readonly "Wqkv.bias"?: Tensor | undefined;

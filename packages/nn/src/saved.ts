@@ -24,7 +24,7 @@ export interface Activations {
 
 /** One training forward's activations, for one `backward`. Holds device memory until then, or until it is disposed. */
 export class SavedForward {
-  /** [B, S, E]: of x, out, dout and dx. */
+  /** Shape [B, S, E] of x, out, dout and dx. */
   readonly shape: readonly number[];
   readonly #module: object;
   #activations: Activations | undefined;
