@@ -1,4 +1,5 @@
 /** `--peers` and `--targets`: several libraries on the same cases, taking turns. */
+import { cudaField } from "./cuda-field.node.ts";
 import { matchLine } from "./comparison.ts";
 import {
   contest,
@@ -12,7 +13,7 @@ import type { Arena, Conclusion, Field } from "./field.node.ts";
 import { currentCommit, thisMachine } from "./machine.node.ts";
 import type { Options } from "./options.node.ts";
 import { SCHEMA, VERSION, type ContestantReport, type ContestFile, type Entry } from "./results.ts";
-import { comparisonTable, gpuTable, targetsTable } from "./table.ts";
+import { comparisonTable, cudaTable, gpuTable, targetsTable } from "./table.ts";
 import type { TargetOutcome } from "./target.ts";
 import { progress, styleOf, type Terminal } from "./terminal.node.ts";
 import { wasmField } from "./wasm-field.node.ts";
@@ -23,7 +24,10 @@ export interface Comparison {
   readonly exitCode: number;
 }
 
+const TABLES = { wasm: comparisonTable, webgpu: gpuTable, cuda: cudaTable } as const;
+
 function fieldOf(options: Options): Field {
+  if (options.targets === "cuda") return cudaField(options);
   return options.targets === "webgpu" ? webgpuField(options) : wasmField(options);
 }
 
@@ -35,7 +39,7 @@ export async function compare(
   openArena?: () => Arena,
 ): Promise<Comparison> {
   const field = fieldOf(options);
-  const { matches, roof } = field;
+  const { matches } = field;
   const needed = new Set(matches.flatMap(({ entries }) => entries.map(({ contestant }) => contestant)));
   const arena = (openArena ?? field.openArena)();
   const contestants = arena.contestants.filter(({ id }) => needed.has(id));
@@ -43,6 +47,7 @@ export async function compare(
   signal.addEventListener("abort", stop);
   try {
     const prepared = await field.prepare?.(arena, terminal);
+    const { roof } = field;
     const firstRoof = await arena.gauge(roof.gauge, matches[0].entries[0].item);
     const { reports, ready } = await openAll(contestants);
     terminal.print(reports.map(reportLine).join("\n"));
@@ -70,8 +75,7 @@ export async function compare(
       targets,
     };
     const style = styleOf(terminal);
-    const table = file.contestOf === "webgpu" ? gpuTable : comparisonTable;
-    if (file.entries.length > 0) terminal.print(`\n${table(file, style)}`);
+    if (file.entries.length > 0) terminal.print(`\n${TABLES[file.contestOf](file, style)}`);
     if (targets.length > 0) terminal.print(`\n${targetsTable(targets, style)}`);
     return { file, exitCode: exitCodeOf(file, options.strict) };
   } catch (error) {

@@ -63,9 +63,10 @@ export interface FirstCall {
 
 /**
  * Rates of the machine that are sampled between the entries: GFLOP/s, or bytes a second. Of the processor: float32 fused
- * multiply-adds, multiplications and additions, reading. Of the GPU: float32 multiply-adds, subgroup matrices, copying.
+ * multiply-adds, multiplications and additions, reading. Of the GPU: float32 multiply-adds, subgroup matrices, copying; in CUDA bfloat16 products
+ * in registers, and of whole matrices.
  */
-export type GaugeName = "relaxed" | "plain" | "read" | "fma" | "matrix" | "copy";
+export type GaugeName = "relaxed" | "plain" | "read" | "fma" | "matrix" | "copy" | "mma" | "matmul";
 export type Gauge = (name: GaugeName, item: AttentionCase) => Promise<number>;
 
 /** Entries that are timed in turns. */

@@ -1,7 +1,7 @@
 /** Whose contest it is: what a comparison needs to know of a back end. */
 import type { AttentionCase } from "./cases.ts";
 import type { Contestant, ContestOptions, Gauge, GaugeName, Match, MatchResult } from "./contest.ts";
-import type { ContestOf, Entry, GpuFacts } from "./results.ts";
+import type { ContestOf, Entry, GpuFacts, GpuIdentity } from "./results.ts";
 import type { TargetOutcome } from "./target.ts";
 import type { Terminal } from "./terminal.node.ts";
 import type { Truth } from "./truth.ts";
@@ -21,10 +21,10 @@ export interface Arena {
 }
 
 export interface GpuArena {
-  facts(): Promise<Pick<GpuFacts, "adapter" | "driver" | "webgpu">>;
+  facts(): Promise<GpuIdentity>;
   /** Milliseconds that a call keeps the processor busy, one for each sample. */
   callCost(item: AttentionCase): Promise<number[]>;
-  /** Computes what must come out of the cases, several at a time. */
+  /** Begins to compute what must come out of the cases; whoever asks for one waits for all. */
   truths(items: readonly AttentionCase[]): Promise<(item: AttentionCase) => Promise<Truth>>;
 }
 
@@ -32,7 +32,7 @@ export interface Field {
   readonly contestOf: ContestOf;
   readonly matches: readonly Match[];
   readonly openArena: () => Arena;
-  /** The rate that all others are shares of. */
+  /** The rate that all others are shares of; settled by `prepare`. */
   readonly roof: { readonly gauge: GaugeName; readonly what: string };
   readonly pace: Pick<ContestOptions, "rounds" | "entryMs" | "warmMs">;
   /** Before the first match: what holds for all of them. */

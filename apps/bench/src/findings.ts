@@ -20,6 +20,11 @@ export function lackOf(entry: Exclude<Entry, MeasuredEntry>): Lack {
   return new Lack(isOurs ? entry.outcome : "peer", isOurs ? reason : `${entry.contestant} ${entry.outcome}: ${reason}`);
 }
 
+/** A case, or whatever else a match is named after. */
+interface Named {
+  readonly facts: { readonly id: string };
+}
+
 /** @throws Lack from every method, when it was not measured */
 export class Findings {
   readonly #results: readonly MatchResult[];
@@ -29,7 +34,7 @@ export class Findings {
   }
 
   /** The time of a case in the match named after `match`, which is the case itself unless given. */
-  ms(contestant: string, item: AttentionCase, match: AttentionCase = item): number {
+  ms(contestant: string, item: AttentionCase, match: Named = item): number {
     return this.measured(contestant, item, match).timing.medianMs;
   }
 
@@ -51,7 +56,7 @@ export class Findings {
     return median(rates);
   }
 
-  measured(contestant: string, item: AttentionCase, match: AttentionCase): MeasuredEntry {
+  measured(contestant: string, item: AttentionCase, match: Named): MeasuredEntry {
     const found = this.#match(match)?.entries.find(
       (entry) => entry.contestant === contestant && entry.id === item.facts.id,
     );
@@ -60,7 +65,7 @@ export class Findings {
     return found;
   }
 
-  #match({ facts: { id } }: AttentionCase): MatchResult | undefined {
+  #match({ facts: { id } }: Named): MatchResult | undefined {
     return this.#results.find(({ match }) => match.id === id);
   }
 }

@@ -1,5 +1,5 @@
 /** What a contest on a GPU says, as rows of tables, wherever they are shown. */
-import { gflopsOf, isMeasured, type ContestFile, type Entry, type GpuFacts, type MeasuredEntry } from "./results.ts";
+import { gflopsOf, isMeasured, type ContestFile, type Entry, type GpuIdentity, type MeasuredEntry } from "./results.ts";
 import { GPU_PEER, keyBytes } from "./webgpu-targets.ts";
 
 export interface GpuTable {
@@ -21,8 +21,8 @@ export function gpuRoofs({ roof, gpu }: Pick<ContestFile, "roof" | "gpu">): stri
   return [...multiplyAdd, ...matrix, ...copy].join(", ");
 }
 
-export function gpuName({ adapter, driver, webgpu }: GpuFacts): string {
-  return `${adapter}, driver ${driver}, ${webgpu}`;
+export function gpuName({ adapter, driver, webgpu, cuda }: GpuIdentity): string {
+  return [adapter, `driver ${driver}`, webgpu, cuda].filter(Boolean).join(", ");
 }
 
 /** One table a dtype and head dim, one of ramped keys, one of decode; what nobody played is left out. */
@@ -32,7 +32,12 @@ export function gpuTables(file: ContestFile): GpuTable[] {
   const whole = played.filter(({ id, Sq, Skv }) => Sq === Skv && !isRamped(id));
   const groups = Map.groupBy(whole, ({ dtype, H, D }) => `${dtype}, H ${H}, D ${D}`);
   const speeds = [...groups].map(([heading, group]) => speedTable(heading, group, names));
-  const tables = [...speeds, rampedTable(played), decodeTable(file, played, names), errorTable(played, names)];
+  const tables = [
+    ...speeds,
+    rampedTable(played),
+    decodeTable(file, played, names),
+    errorTable(played, names, ["float16", "float32"]),
+  ];
   return tables.filter(({ rows }) => rows.length > 0);
 }
 
@@ -52,12 +57,14 @@ function speedTable(heading: string, group: readonly Entry[], names: ReadonlyMap
 
 const peersLast = (a: string, b: string): number => Number(a === GPU_PEER) - Number(b === GPU_PEER);
 
-function speedCell(entry: Entry | undefined, peer: Entry | undefined): string {
+/** "231 (1.1x)": TFLOP/s, and how many times faster than the peer. */
+export function speedCell(entry: Entry | undefined, peer: Entry | undefined): string {
   if (!entry) return "-";
   if (!isMeasured(entry)) return lacking(entry);
   const rate = tflops(gflopsOf(entry));
   if (!peer || peer === entry || !isMeasured(peer)) return rate;
-  return `${rate} (${(peer.timing.medianMs / entry.timing.medianMs).toPrecision(2)}x)`;
+  const times = peer.timing.medianMs / entry.timing.medianMs;
+  return `${rate} (${peer.contestant === GPU_PEER ? times.toPrecision(2) : times.toFixed(2)}x)`;
 }
 
 /** A ramped entry is followed by the plain one that it took turns with. */
@@ -92,7 +99,11 @@ function decodeTable({ gpu }: ContestFile, played: readonly Entry[], names: Read
 }
 
 /** What ran, and how far from the truth its worst case was; without ramped keys. */
-function errorTable(played: readonly Entry[], names: ReadonlyMap<string, string>): GpuTable {
+export function errorTable(
+  played: readonly Entry[],
+  names: ReadonlyMap<string, string>,
+  dtypes: readonly Entry["dtype"][],
+): GpuTable {
   const plain = played.filter(isMeasured).filter(({ id }) => !isRamped(id));
   const rows = [...Map.groupBy(plain, ({ contestant }) => contestant)].map(([contestant, entries]) => {
     const kernels = [...new Set(entries.map(({ kernel = "-" }) => kernel))].join(", ");
@@ -102,9 +113,9 @@ function errorTable(played: readonly Entry[], names: ReadonlyMap<string, string>
         .map((entry) => entry.verification.meanSquareError);
       return errors.length === 0 ? "-" : Math.sqrt(Math.max(...errors)).toExponential(1);
     };
-    return [names.get(contestant)!, kernels, worst("float16"), worst("float32")];
+    return [names.get(contestant)!, kernels, ...dtypes.map(worst)];
   });
-  return { heading: "largest error", head: ["", "kernels", "float16", "float32"], rows };
+  return { heading: "largest error", head: ["", "kernels", ...dtypes], rows };
 }
 
 function errorCell(entry: Entry | undefined): string {
@@ -114,13 +125,13 @@ function errorCell(entry: Entry | undefined): string {
 const LONGEST_REASON = 32;
 
 /** "WRONG", or "fails" and the beginning of the reason. */
-function lacking(entry: Exclude<Entry, MeasuredEntry>): string {
+export function lacking(entry: Exclude<Entry, MeasuredEntry>): string {
   if (entry.outcome === "wrong") return "WRONG";
   const [reason] = entry.reason.split(/[:;,(.]/, 1);
   return `fails: ${reason.length > LONGEST_REASON ? `${reason.slice(0, LONGEST_REASON).trimEnd()}...` : reason.trim()}`;
 }
 
-function tflops(gflops: number): string {
+export function tflops(gflops: number): string {
   const value = gflops / 1000;
   return value >= 100 ? value.toFixed(0) : value.toPrecision(3);
 }

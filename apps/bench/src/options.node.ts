@@ -5,7 +5,7 @@ import { FLOAT_DTYPES, nearest, type FloatDType } from "@fa/core";
 import type { Terminal } from "./terminal.node.ts";
 
 /** Back ends that something is required of. */
-const WITH_TARGETS = ["wasm", "webgpu"] as const;
+const WITH_TARGETS = ["wasm", "webgpu", "cuda"] as const;
 /** Back ends that `@fa/core/auto` knows, in its order. */
 export const BACKENDS = ["cuda", "webgpu", "wasm", "reference"] as const;
 
@@ -48,7 +48,8 @@ Examples:
   npm start -- --quick
   npm run bench -- --backend wasm --peers
   npm run bench -- --targets wasm --peers --json all.json --plot all.svg
-  npm run bench -- --targets webgpu --peers --json gpu.json`;
+  npm run bench -- --targets webgpu --peers --json gpu.json
+  npm run bench -- --targets cuda --peers --json cuda.json`;
 
 /**
  * The options of a command line. Whatever can be found wrong before any work is found here.
@@ -73,7 +74,7 @@ export function parseOptions(argv: readonly string[], terminal: Terminal): Optio
     .addOption(
       new Option(
         "--peers",
-        "compare with other libraries, taking turns: those of the processor, or onnxruntime-node on the GPU",
+        "compare with other libraries, taking turns: those of the processor; of the GPU onnxruntime-node, or PyTorch with CUDA",
       ).conflicts(["dtype", "budget"]),
     )
     .addOption(

@@ -16,6 +16,7 @@ import {
   TARGET_COLUMNS,
   targetRow,
 } from "./comparison.ts";
+import { CUDA_NOTE, cudaRoofs, cudaTables } from "./cuda-comparison.ts";
 import { GPU_NOTE, gpuName, gpuRoofs, gpuTables } from "./gpu-comparison.ts";
 import { isMeasured, parseResults, type ContestFile, type ResultsFile, type RunFile } from "./results.ts";
 import { supportTable, type Planned, type SupportTable } from "./support.ts";
@@ -91,7 +92,7 @@ function factsOf({ machine, date, commit }: ResultsFile): string {
 
 function paragraphsOf(file: ResultsFile): string[] {
   if (file.kind === "run") return runParagraphs(file);
-  const paragraphs = file.contestOf === "webgpu" ? gpuParagraphs(file) : contestParagraphs(file);
+  const paragraphs = { wasm: contestParagraphs, webgpu: gpuParagraphs, cuda: cudaParagraphs }[file.contestOf](file);
   return [...paragraphs, ...targetsParagraphs(file)];
 }
 
@@ -128,6 +129,16 @@ function gpuParagraphs(file: ContestFile): string[] {
     `**${machine.name}, WebGPU**, B 1, ${[gpu && gpuName(gpu), factsOf(file)].filter(Boolean).join(", ")}. ` +
       `Measured in the same run: ${gpuRoofs(file)}. ${who}. ${GPU_NOTE}.`,
     ...gpuTables(file).map(({ heading, head: [, ...head], rows }) => markdownTable([heading, ...head], rows, "---:")),
+  ];
+}
+
+/** Ours on CUDA, beside PyTorch. */
+function cudaParagraphs(file: ContestFile): string[] {
+  const { machine, gpu } = file;
+  return [
+    `**${machine.name}, CUDA**, ${[gpu && gpuName(gpu), factsOf(file)].filter(Boolean).join(", ")}. ` +
+      `Measured in the same run: ${cudaRoofs(file)}. ${librariesOf(file)}. ${CUDA_NOTE}.`,
+    ...cudaTables(file).map(({ heading, head: [, ...head], rows }) => markdownTable([heading, ...head], rows, "---:")),
   ];
 }
 

@@ -9,10 +9,16 @@ import { BOUNDS, LACKS, stateOf, UNITS, type TargetOutcome } from "./target.ts";
 import type { Verification } from "./verify.ts";
 
 export const SCHEMA = "fa-bench";
-/** 2: `kind`; cases tell Hkv, Sq and Skv apart. 3: `contestOf`, `gpu`, `kernel`, rates and times of GPUs. */
-export const VERSION = 3;
-/** A contest of version 2 was one of the wasm back end, and is nothing else but one of version 3 without a GPU. */
-const READABLE: readonly unknown[] = [2, VERSION];
+/**
+ * 2: `kind`; cases tell Hkv, Sq and Skv apart. 3: `contestOf`, `gpu`, `kernel`, rates and times of GPUs. 4: contests of CUDA,
+ * whose `gpu` has `cuda` in place of `webgpu`.
+ */
+export const VERSION = 4;
+/**
+ * A contest of version 2 was one of the wasm back end, and is nothing else but one of version 4 without a GPU; one of version 3
+ * is one of version 4.
+ */
+const READABLE: readonly unknown[] = [2, 3, VERSION];
 
 export interface Machine {
   /** What people call it. */
@@ -83,18 +89,24 @@ export interface ContestFile extends AnyFile {
 
 export type ResultsFile = RunFile | ContestFile;
 
-export const CONTESTS = ["wasm", "webgpu"] as const;
+export const CONTESTS = ["wasm", "webgpu", "cuda"] as const;
 /** The back end that is compared with other libraries. */
 export type ContestOf = (typeof CONTESTS)[number];
 
-/** A GPU as WebGPU shows it, and what it did at best in the same run. */
-export interface GpuFacts {
+/** A GPU, and the way to it. */
+export interface GpuIdentity {
   /** "NVIDIA H100 80GB HBM3" */
   readonly adapter: string;
   /** What the driver calls itself. */
   readonly driver: string;
-  /** Whose WebGPU it is: "Dawn, npm webgpu 0.6.2". */
-  readonly webgpu: string;
+  /** Whose WebGPU it is, of a contest of WebGPU: "Dawn, npm webgpu 0.6.2". */
+  readonly webgpu?: string | undefined;
+  /** Its architecture, of a contest of CUDA: "sm_90". */
+  readonly cuda?: string | undefined;
+}
+
+/** A GPU, and what it did at best in the same run. */
+export interface GpuFacts extends GpuIdentity {
   /** Copying a buffer in the GPU's memory, bytes read and bytes written together, in GB/s; null as for the roof. */
   readonly copyGBs: number | null;
   /** Subgroup matrices in registers, float16 in, float32 out; null where there are none. */
@@ -326,7 +338,14 @@ const FILES: Readonly<Record<ResultsFile["kind"], Check>> = {
     roof: orNull(roof),
     contestOf: optional(oneOf(...CONTESTS)),
     gpu: optional(
-      object({ adapter: text, driver: text, webgpu: text, copyGBs: orNull(positive), matrixGflops: orNull(positive) }),
+      object({
+        adapter: text,
+        driver: text,
+        webgpu: optional(text),
+        cuda: optional(text),
+        copyGBs: orNull(positive),
+        matrixGflops: orNull(positive),
+      }),
     ),
     contestants: list(object({ id: text, name: text, threads: count, what: text, takesPart: flag })),
     entries: list(outcome({ contestant: text })),

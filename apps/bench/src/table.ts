@@ -3,7 +3,8 @@ import type { Roof } from "@fa/core";
 import type { Group } from "./cases.ts";
 import { cells, COLUMNS, footnotes, headingOf, whyNotMeasured } from "./columns.ts";
 import { comparisonRows, COMPARISON_NOTE, headingOf as comparisonHeading, targetRow } from "./comparison.ts";
-import { GPU_NOTE, gpuRoofs, gpuTables } from "./gpu-comparison.ts";
+import { CUDA_NOTE, cudaRoofs, cudaTables } from "./cuda-comparison.ts";
+import { GPU_NOTE, gpuRoofs, gpuTables, type GpuTable } from "./gpu-comparison.ts";
 import type { ContestFile, Outcome } from "./results.ts";
 import { amount, type TargetOutcome } from "./target.ts";
 
@@ -59,13 +60,22 @@ export function comparisonTable(file: ContestFile, { quiet = same }: TableStyle 
 }
 
 /** Ours by what it may use of a GPU, beside onnxruntime. */
-export function gpuTable(file: ContestFile, { quiet = same }: TableStyle = {}): string {
-  const blocks = gpuTables(file).map(({ heading, head: [, ...head], rows }) => {
+export function gpuTable(file: ContestFile, style: TableStyle = {}): string {
+  return gpuBlocks(gpuTables(file), GPU_NOTE, gpuRoofs(file), style);
+}
+
+/** Ours on CUDA, beside PyTorch. */
+export function cudaTable(file: ContestFile, style: TableStyle = {}): string {
+  return gpuBlocks(cudaTables(file), CUDA_NOTE, cudaRoofs(file), style);
+}
+
+function gpuBlocks(tables: readonly GpuTable[], note: string, roofs: string, { quiet = same }: TableStyle): string {
+  const blocks = tables.map(({ heading, head: [, ...head], rows }) => {
     const table = spaced([heading, ...head]);
     for (const row of rows) table.push([...row]);
     return linesOf(table).join("\n");
   });
-  return [...blocks, quiet(`${fold(GPU_NOTE, 98)}\n${fold(`roofs: ${gpuRoofs(file)}`, 98)}`)].join("\n\n");
+  return [...blocks, quiet(`${fold(note, 98)}\n${fold(`roofs: ${roofs}`, 98)}`)].join("\n\n");
 }
 
 /** Every target with all its readings. */

@@ -1,7 +1,7 @@
 /** A number that is required, what was read, and whether that meets it. */
 
 export const BOUNDS = ["at least", "at most"] as const;
-export const UNITS = ["share", "times", "ms", "µs", "bytes", "TFLOP/s"] as const;
+export const UNITS = ["share", "times", "ms", "µs", "bytes", "TFLOP/s", "error"] as const;
 export const LACKS = ["wrong", "failed", "skipped", "peer"] as const;
 export type Unit = (typeof UNITS)[number];
 
@@ -62,7 +62,7 @@ export function worstOf({ bound, readings }: Pick<Judged, "bound" | "readings">)
   return bound === "at least" ? values[0] : values.at(-1);
 }
 
-/** "85.1 %", "2.31 times", "12.3 ms", "41.2 MB", "231.4 TFLOP/s". */
+/** "85.1 %", "2.31 times", "12.3 ms", "41.2 MB", "231.4 TFLOP/s", "1.2e-6". */
 export function amount(value: number, unit: Unit): string {
   switch (unit) {
     case "share":
@@ -73,6 +73,8 @@ export function amount(value: number, unit: Unit): string {
     case "µs":
     case "TFLOP/s":
       return `${value.toFixed(1)} ${unit}`;
+    case "error":
+      return value.toExponential(1);
     case "bytes":
       return value < 1e6 ? `${(value / 1e3).toFixed(1)} kB` : `${(value / 1e6).toFixed(1)} MB`;
   }

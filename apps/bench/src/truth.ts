@@ -1,13 +1,14 @@
 /** What a case of attention is computed on, and what must come out. Alike for our back ends and for other libraries. */
 import { roundTo, type AttentionProblem } from "@fa/core";
-import { naiveAttentionBackward, type AttentionData } from "@fa/core/reference";
+import { naiveAttentionBackward, type AttentionData, type AttentionNumbers } from "@fa/core/reference";
 import type { AttentionCase } from "./cases.ts";
 import { elementsOf, generate, rounded, toElevenBits, type Stream } from "./numbers.ts";
 import {
   attentionAtRows,
   FLOAT32,
   halfBounds,
-  headsAlone,
+  backwardHeads,
+  headsToCheck,
   rowsToCheck,
   sumBounds,
   takeRows,
@@ -43,7 +44,7 @@ const STREAMS: Readonly<Record<"q" | "k" | "v" | "dout" | "bias", Stream>> = {
 export function numbersOf({ inputs, options, problem, ramped }: AttentionCase): CaseNumbers {
   const { dtype, B, H, Sq, Skv, D, Dv } = problem;
   const of = (name: keyof typeof STREAMS, shape: readonly number[]): Float64Array => {
-    const values = generate(elementsOf(shape), STREAMS[name]);
+    const values = drawn(name, elementsOf(shape));
     return dtype === "float8e4m3" ? rounded(dtype, values) : values;
   };
   const { bias, alibiSlopes } = options;
@@ -60,6 +61,28 @@ export function numbersOf({ inputs, options, problem, ramped }: AttentionCase): 
   };
 }
 
+/** Numbers of an input of any case, from some place of its stream on. */
+export function drawn(name: keyof typeof STREAMS, elements: number, from = 0): Float64Array {
+  return generate(elements, STREAMS[name], from);
+}
+
+interface Part {
+  readonly problem: AttentionProblem;
+  readonly data: AttentionData;
+}
+
+/** Query heads of a case, each with its keys and values as a problem of its own. */
+function* headsAlone({ problem }: AttentionCase, heads: readonly number[]): Generator<Part> {
+  const { H, Hkv, Sq, Skv, D, Dv } = problem;
+  let keys: { of: number; k: Float64Array; v: Float64Array } = { of: -1, k: new Float64Array(), v: new Float64Array() };
+  for (const head of heads) {
+    const of = Math.floor(head / (H / Hkv));
+    if (keys.of !== of) keys = { of, k: drawn("k", Skv * D, of * Skv * D), v: drawn("v", Skv * Dv, of * Skv * Dv) };
+    const { k, v } = keys;
+    yield { problem: { ...problem, B: 1, H: 1, Hkv: 1 }, data: { q: drawn("q", Sq * D, head * Sq * D), k, v } };
+  }
+}
+
 /** Computes the truth of a case in float64; takes about a second. */
 export function truthOf(item: AttentionCase, data: CaseNumbers): Truth {
   return item.problem.op === "attention" ? truthFrom(forwardAnswer(item, data)) : backwardTruth(item.problem, data);
@@ -67,38 +90,55 @@ export function truthOf(item: AttentionCase, data: CaseNumbers): Truth {
 
 /** What must come out of a forward: data, so that it can be computed elsewhere. */
 export interface ForwardAnswer {
-  /** The query rows of each head that are known. */
+  /** The heads that are known, counted over the batch. */
+  readonly heads: readonly number[];
+  /** The query rows of each of them that are known. */
   readonly rows: readonly number[];
   /** [heads, rows, Dv] */
   readonly out: Float64Array;
   /** [heads, rows] */
   readonly lse: Float64Array;
   readonly bounds: Readonly<Record<"out" | "lse", Bounds>>;
-  readonly heads: number;
-  readonly Sq: number;
-  readonly Dv: number;
+  /** Of the whole result. */
+  readonly shape: Readonly<Record<"heads" | "Sq" | "Dv", number>>;
 }
 
-export function forwardAnswer({ problem }: AttentionCase, data: CaseNumbers): ForwardAnswer {
+/** @param data the numbers of the case; made here, no more of them than needed, unless given */
+export function forwardAnswer(item: AttentionCase, data?: CaseNumbers): ForwardAnswer {
+  const { problem } = item;
   const { dtype, resultDType, B, H, Sq, Dv } = problem;
-  const rows = rowsToCheck(problem);
-  const { out, lse } = attentionAtRows(problem, data, rows);
-  const answer = { rows, out, lse: Float64Array.from(lse), heads: B * H, Sq, Dv };
+  const [heads, rows] = [headsToCheck(problem), rowsToCheck(problem)];
+  const exact: AttentionNumbers[] = [];
+  const naive: AttentionNumbers[] = [];
+  const whole = (): Part => ({ problem, data: data ?? numbersOf(item) });
+  for (const part of heads.length < B * H ? headsAlone(item, heads) : [whole()]) {
+    exact.push(attentionAtRows(part.problem, part.data, rows));
+    if (dtype !== "float32") naive.push(attentionAtRows(part.problem, part.data, rows, (x) => roundTo(dtype, x)));
+  }
+  const [out, lse] = [joined(exact, "out"), joined(exact, "lse")];
+  const answer = { heads, rows, out, lse, shape: { heads: B * H, Sq, Dv } };
   if (dtype === "float32") return { ...answer, bounds: { out: FLOAT32, lse: FLOAT32 } };
-  const naive = attentionAtRows(problem, data, rows, (x) => roundTo(dtype, x));
   const bounds = {
-    out: halfBounds(dtype, resultDType, out, naive.out),
-    lse: halfBounds(dtype, "float32", answer.lse, Float64Array.from(naive.lse)),
+    out: halfBounds(dtype, resultDType, out, joined(naive, "out")),
+    lse: halfBounds(dtype, "float32", lse, joined(naive, "lse")),
   };
   return { ...answer, bounds };
 }
 
-/** Takes results with all rows, or with the answer's alone. */
-export function truthFrom({ rows, out: wantOut, lse: wantLse, bounds, heads, Sq, Dv }: ForwardAnswer): Truth {
-  const which = rows.length === Sq ? "all rows" : `${rows.length} of ${Sq} rows a head`;
+function joined(parts: readonly AttentionNumbers[], name: "out" | "lse"): Float64Array {
+  return Float64Array.from(parts.flatMap((part) => [...part[name]]));
+}
+
+/** Takes results with all heads and rows, or with the answer's alone. */
+export function truthFrom({ heads, rows, out: wantOut, lse: wantLse, bounds, shape }: ForwardAnswer): Truth {
+  const { Sq, Dv } = shape;
+  const whichRows = rows.length === Sq ? "all rows" : `${rows.length} of ${Sq} rows a head`;
+  const which = heads.length === shape.heads ? whichRows : `${whichRows}, ${heads.length} of ${shape.heads} heads`;
   const compare = (tensor: "out" | "lse", got: ArrayLike<number>, truth: Float64Array, width: number) => ({
     tensor,
-    got: partOf(got, heads * Sq * width, (whole) => takeRows(whole, Sq, width, rows)),
+    got: partOf(got, shape.heads * Sq * width, (whole) =>
+      takeRows(takeRows(whole, shape.heads, Sq * width, heads), Sq, width, rows),
+    ),
     truth,
     bounds: bounds[tensor],
   });
@@ -115,7 +155,7 @@ export function truthFrom({ rows, out: wantOut, lse: wantLse, bounds, heads, Sq,
 const INPUT_OF = { dq: "q", dk: "k", dv: "v" } as const;
 
 function backwardTruth(problem: AttentionProblem, data: CaseNumbers): Truth {
-  const { alone, take, which } = headsAlone(problem);
+  const { alone, take, which } = backwardHeads(problem);
   const { q, k, v, dout, ...operands } = data;
   const some = { q: take(q), k: take(k), v: take(v), ...operands };
   const gradients = naiveAttentionBackward(alone, some, take(dout));

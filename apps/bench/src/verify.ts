@@ -121,13 +121,31 @@ const LEAST_ROWS = 32;
 /** Query rows to check, from the first to the last: all of them, or as many as are affordable over all heads. */
 export function rowsToCheck({ B, H, Sq, Skv, D, Dv, program }: AttentionProblem): number[] {
   const affordable = Math.floor(VERIFY_FLOPS / (2 * (D + Dv) * B * H * Math.max(Skv, 1)));
-  const count = program.every(({ kind }) => SAME_FOR_A_ROW.includes(kind)) ? Math.max(affordable, LEAST_ROWS) : Sq;
-  if (count >= Sq) return Array.from({ length: Sq }, (_, i) => i);
-  return Array.from({ length: count }, (_, n) => Math.round((n * (Sq - 1)) / (count - 1)));
+  return spread(program.every(({ kind }) => SAME_FOR_A_ROW.includes(kind)) ? Math.max(affordable, LEAST_ROWS) : Sq, Sq);
+}
+
+/** So many heads prove enough, where all of them are not affordable. */
+const MOST_HEADS = 16;
+
+/** Query heads to check, counted over the whole batch, from the first to the last. */
+export function headsToCheck(problem: AttentionProblem): number[] {
+  const { B, H, Skv, D, Dv, program } = problem;
+  const heads = B * H;
+  const affordable = 2 * (D + Dv) * heads * rowsToCheck(problem).length * Skv <= VERIFY_FLOPS;
+  const alike = program.every(({ kind }) => MOVABLE_TO_A_HEAD.includes(kind));
+  return spread(affordable || !alike ? heads : MOST_HEADS, heads);
+}
+
+/** So many of the numbers below `size`, evenly from the first to the last; all of them, if there are no more. */
+function spread(count: number, size: number): number[] {
+  if (count >= size) return Array.from({ length: size }, (_, n) => n);
+  return Array.from({ length: count }, (_, n) => Math.round((n * (size - 1)) / (count - 1)));
 }
 
 /** Steps of a score program that can be moved to a row standing alone. */
 const SAME_FOR_A_ROW: readonly string[] = ["scale", "softcap", "visibility", "sinks"];
+/** Steps that a head standing alone has as among others; a mask would not be, but the cases here have none. */
+const MOVABLE_TO_A_HEAD: readonly string[] = ["scale", "softcap", "visibility"];
 
 /**
  * The definition of attention in float64, for some query rows of every head: each row as a problem of its own with
@@ -191,7 +209,7 @@ export interface HeadsAlone {
 }
 
 /** The first and the last head of one batch as a problem of their own; all heads, where the program tells them apart. */
-export function headsAlone(problem: AttentionProblem): HeadsAlone {
+export function backwardHeads(problem: AttentionProblem): HeadsAlone {
   const { B, H, Hkv, program } = problem;
   const alike = program.every(({ kind }) => SAME_FOR_A_HEAD.includes(kind));
   if (B !== 1 || H !== Hkv || H <= HEADS_TO_CHECK || !alike) {

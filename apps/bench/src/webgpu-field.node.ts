@@ -1,13 +1,11 @@
 /** The WebGPU back end beside onnxruntime on the same GPU. */
 import { FaError } from "@fa/core";
-import type { AttentionCase } from "./cases.ts";
 import { ContestantError, type GaugeName } from "./contest.ts";
 import type { Arena, Field, GpuArena } from "./field.node.ts";
-import { thisMachine } from "./machine.node.ts";
 import type { Options } from "./options.node.ts";
 import { Remote, remoteContestant } from "./peers/remote.node.ts";
 import type { GpuFacts } from "./results.ts";
-import { truthFrom, type Truth } from "./truth.ts";
+import { truthsOf, type Truths } from "./truths.node.ts";
 import { FULL_SCALE, GPU_OURS, GPU_PEER, QUICK_SCALE, WebgpuProgramme, type CallCost } from "./webgpu-targets.ts";
 
 /** With `quick` also on a software adapter. */
@@ -68,9 +66,13 @@ const HALVES_MAY_ERR = 16;
 function openArena(software: boolean): Arena {
   const ours = { library: "ours-webgpu", threads: 1, software } as const;
   const remote = new Remote();
+  let truths: Truths | undefined;
   const gpu: GpuArena = {
     facts: () => remote.ask("gpu", { software }),
-    truths: (items) => truthsOf(items),
+    async truths(items) {
+      truths = truthsOf(items);
+      return truths.of;
+    },
     async callCost(item) {
       const alone = new Remote();
       try {
@@ -95,30 +97,7 @@ function openArena(software: boolean): Arena {
     ],
     gauge: (name, item) => remote.ask("gauge", { name, item }),
     startUp: () => Promise.reject(new Error("no target is about it")),
-    close: () => remote.close(),
+    close: async () => void (await Promise.all([remote.close(), truths?.close()])),
     gpu,
   };
-}
-
-/** Processes that compute truths: a core is left for each of those that wait. */
-const MOST_WORKERS = 8;
-
-/** Seconds a case, so several at a time, and all of them before the GPU is timed. */
-async function truthsOf(items: readonly AttentionCase[]): Promise<(item: AttentionCase) => Promise<Truth>> {
-  const left = [...new Map(items.map((item) => [item.facts.id, item])).values()];
-  const known = new Map<string, Truth>();
-  const workers = Math.max(1, Math.min(MOST_WORKERS, thisMachine().cores - 2));
-  await Promise.all(
-    Array.from({ length: workers }, async () => {
-      const remote = new Remote();
-      try {
-        for (let item = left.pop(); item; item = left.pop()) {
-          known.set(item.facts.id, truthFrom(await remote.ask("answer", item)));
-        }
-      } finally {
-        await remote.close();
-      }
-    }),
-  );
-  return async ({ facts: { id } }) => known.get(id)!;
 }

@@ -64,11 +64,11 @@ describe("refuses, and says where", () => {
   });
 
   test("another version, older or newer", () => {
-    expect(refused(changed("version", 4))).toMatch(
-      /must have version 3; got 4\. .*the version of the app that wrote it/,
+    expect(refused(changed("version", 5))).toMatch(
+      /must have version 4; got 5\. .*the version of the app that wrote it/,
     );
-    expect(refused(changed("version", 1))).toMatch(/must have version 3; got 1\. It is an older one: run again/);
-    expect(refused(changed("version", undefined))).toMatch(/must have version 3; got undefined/);
+    expect(refused(changed("version", 1))).toMatch(/must have version 4; got 1\. It is an older one: run again/);
+    expect(refused(changed("version", undefined))).toMatch(/must have version 4; got undefined/);
   });
 
   test("a file of something else", () => {

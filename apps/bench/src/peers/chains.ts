@@ -4,25 +4,29 @@ import type { Chains } from "./player.ts";
 /** Runs a chain of so many calls; milliseconds from its start to the end of its last call. */
 export type RunChain = (calls: number) => Promise<number>;
 
-/** A chain takes about this long: long beside the clock's grain and what a wait costs. */
-const CHAIN_MS = 20;
+export interface ChainLengths {
+  /** A chain takes about this long: long beside the clock's grain and what a wait costs. */
+  readonly chainMs: number;
+  /** Repeated for so long before the chain's length is settled: a GPU that idled is several times slower. */
+  readonly warmMs: number;
+}
+
+const LENGTHS: ChainLengths = { chainMs: 20, warmMs: 150 };
 /** Calls in the shorter chain, at most: what is recorded before it runs takes memory. */
 const MOST_CALLS = 512;
-/** Repeated for so long before the chain's length is settled: a GPU that idled is several times slower. */
-const WARM_MS = 150;
 /** The longer chain has so many times the calls. */
 const LONGER = 3;
 const TRIES = 3;
 
-export function chainsOf(run: RunChain): Chains {
+export function chainsOf(run: RunChain, { chainMs, warmMs }: ChainLengths = LENGTHS): Chains {
   return {
     async pace() {
       let calls = 1;
       let ms = await run(calls);
-      const until = performance.now() + WARM_MS;
-      while ((ms < CHAIN_MS && calls < MOST_CALLS) || performance.now() < until) {
+      const until = performance.now() + warmMs;
+      while ((ms < chainMs && calls < MOST_CALLS) || performance.now() < until) {
         // What a wait costs is in `ms` too: carefully.
-        const growth = Math.min(Math.max(CHAIN_MS / Math.max(ms, 0.01), 1), 4);
+        const growth = Math.min(Math.max(chainMs / Math.max(ms, 0.01), 1), 4);
         calls = Math.min(Math.ceil(calls * growth), MOST_CALLS);
         ms = await run(calls);
       }

@@ -1,7 +1,7 @@
 /** The process that runs one library: asked over IPC, one question at a time. Started by `remote.node.ts`. */
 import type { AttentionCase } from "../cases.ts";
 import type { FirstCall, GaugeName, Pace } from "../contest.ts";
-import type { GpuFacts } from "../results.ts";
+import type { GpuIdentity } from "../results.ts";
 import { forwardAnswer, numbersOf, type CaseNumbers, type ForwardAnswer } from "../truth.ts";
 import { gauge } from "./gauge.node.ts";
 import type { Played, Player, PlayerSpec } from "./player.ts";
@@ -20,7 +20,8 @@ export interface Questions {
   answer: [item: AttentionCase, answer: ForwardAnswer];
   /** Milliseconds that calls of the case keep the processor busy, each sample over many calls. */
   callCost: [{ item: AttentionCase; spec: PlayerSpec }, ms: number[]];
-  gpu: [{ software: boolean }, facts: Pick<GpuFacts, "adapter" | "driver" | "webgpu">];
+  /** The GPU of the library that was opened; of WebGPU, where none was. */
+  gpu: [{ software: boolean }, facts: GpuIdentity];
 }
 
 export type Question = { [name in keyof Questions]: { name: name; argument: Questions[name][0] } }[keyof Questions];
@@ -29,6 +30,8 @@ export type Answer = { readonly value: unknown } | { readonly error: string };
 const LIBRARIES: Readonly<Record<PlayerSpec["library"], (spec: PlayerSpec) => Promise<Player>>> = {
   ours: async (spec) => (await import("./ours.node.ts")).openOurs(spec),
   "ours-webgpu": async (spec) => (await import("./ours-webgpu.node.ts")).openOursWebgpu(spec),
+  "ours-cuda": async () => (await import("./ours-cuda.node.ts")).openOursCuda(),
+  torch: async (spec) => (await import("./torch.node.ts")).openTorch(spec),
   "onnxruntime-node": async () => (await import("./onnxruntime-webgpu.node.ts")).openOnnxruntimeWebgpu(),
   "onnxruntime-web": async (spec) => (await import("./onnxruntime.node.ts")).openOnnxruntime(spec),
   "jax-js": async () => (await import("./jax.node.ts")).openJax(),
@@ -45,7 +48,7 @@ async function answer(question: Question): Promise<unknown> {
       return player.what;
     case "place": {
       const handle = placed.size;
-      const played = await player!.place(question.argument, lastNumbersOf(question.argument));
+      const played = await player!.place(question.argument, () => lastNumbersOf(question.argument));
       placed.set(handle, played);
       return { handle, chained: played.chains !== undefined };
     }
@@ -75,14 +78,20 @@ async function answer(question: Question): Promise<unknown> {
       return (await import("./ours.node.ts")).startUp(question.argument.item, question.argument.threads);
     case "gauge": {
       const { name, item } = question.argument;
+      if (player?.gauge) return player.gauge(name);
       if (name === "relaxed" || name === "plain" || name === "read") return gauge(name, item);
+      if (name === "mma" || name === "matmul") throw new Error(`nobody here has the gauge ${name}`);
       return (await import("./gpu-gauge.node.ts")).gpuGauge(name);
     }
     case "answer":
-      return forwardAnswer(question.argument, numbersOf(question.argument));
-    case "callCost":
-      return (await import("./ours-webgpu.node.ts")).callCost(question.argument.item, question.argument.spec);
+      return forwardAnswer(question.argument);
+    case "callCost": {
+      const { item, spec } = question.argument;
+      if (spec.library === "ours-cuda") return (await import("./ours-cuda.node.ts")).callCostOnCuda(item, spec);
+      return (await import("./ours-webgpu.node.ts")).callCostOnWebgpu(item, spec);
+    }
     case "gpu":
+      if (player?.facts) return player.facts();
       return (await import("./gpu-gauge.node.ts")).gpuFacts(question.argument.software);
   }
 }

@@ -1,7 +1,7 @@
 /** What the GPU does at best, now, in a process of its own. */
 import { createAttention, type Attention } from "@fa/core";
 import { deviceDescriptor, webgpu } from "@fa/backend-webgpu";
-import type { GpuFacts } from "../results.ts";
+import type { GpuIdentity } from "../results.ts";
 import { chainsOf } from "./chains.ts";
 import { dawnVersion, MATRIX_FLAGS, openAdapter, SOFTWARE_FLAGS } from "./dawn.node.ts";
 import MATRIX_WGSL from "./matrix-roof.ts";
@@ -35,7 +35,7 @@ async function warm({ fa, software }: Gauged): Promise<void> {
 }
 
 /** Opens the GPU of this process. */
-export async function gpuFacts(software: boolean): Promise<Pick<GpuFacts, "adapter" | "driver" | "webgpu">> {
+export async function gpuFacts(software: boolean): Promise<GpuIdentity> {
   const { adapter } = await (opened ??= open(software));
   const { vendor, architecture, device, description } = adapter.info;
   return {

@@ -10,7 +10,8 @@ export async function openJax(): Promise<Player> {
   defaultDevice("wasm");
   return {
     what: `${versionOf("@jax-js/jax")}, wasm, nn.dotProductAttention`,
-    async place(item, data) {
+    async place(item, numbers) {
+      const data = numbers();
       checkPeerCase(item);
       const { H, Sq, D, causal: isCausal } = item.facts;
       const array = (values: Float64Array) => np.array(swapped(values, H, Sq, D)).reshape([1, Sq, H, D]);

@@ -37,7 +37,7 @@ export async function openOnnxruntimeWebgpu(): Promise<Player> {
   ort.env.logLevel = "error";
   return {
     what: `${(ort.env.versions as { node?: string }).node ?? "version unknown"}, WebGPU, MultiHeadAttention, GroupQueryAttention`,
-    place: (item, data) => place(ort, item, data),
+    place: (item, numbers) => place(ort, item, numbers()),
   };
 }
 

@@ -12,7 +12,8 @@ export async function openOnnxruntime({ threads }: PlayerSpec): Promise<Player> 
   ort.env.logLevel = "error";
   return {
     what: `${ort.env.versions.web ?? "version unknown"}, wasm, Attention of opset 23`,
-    async place(item, data) {
+    async place(item, numbers) {
+      const data = numbers();
       checkPeerCase(item);
       const { B, H, Sq, D, causal } = item.facts;
       const shape = [B, H, Sq, D];

@@ -3,6 +3,7 @@ import { deviceDescriptor, FEATURES, webgpu, type Tier } from "@fa/backend-webgp
 import type { AttentionCase } from "../cases.ts";
 import { bytesOf } from "../numbers.ts";
 import { numbersOf, type CaseNumbers } from "../truth.ts";
+import { costOf } from "./call-cost.ts";
 import { chainsOf, type RunChain } from "./chains.ts";
 import { MATRIX_FLAGS, openAdapter, SOFTWARE_FLAGS } from "./dawn.node.ts";
 import type { Played, Player, PlayerSpec } from "./player.ts";
@@ -45,7 +46,7 @@ export async function openOursWebgpu(spec: PlayerSpec): Promise<Player> {
   const scores = float16Scores ? "scores in float16, " : "";
   return {
     what: `${scores}${tier === "matrix" ? `Dawn with ${MATRIX_FLAGS.join(" ")}` : "Dawn without flags"}`,
-    place: (item, data) => place({ fa, device }, item, data),
+    place: (item, numbers) => place({ fa, device }, item, numbers()),
   };
 }
 
@@ -148,31 +149,12 @@ async function place({ fa, device }: Opened, item: AttentionCase, data: CaseNumb
   };
 }
 
-/** Of what a call costs. */
-const COST = { calls: 200, samples: 15 };
-/** A processor that plays the GPU as well is slow, and shows nothing but that it works. */
-const COST_ON_SOFTWARE = { calls: 10, samples: 3 };
-
-/**
- * Milliseconds a call of `attention` takes on the processor: validated, planned, recorded and submitted, not waited for.
- * One for each sample; the device catches up in between.
- */
-export async function callCost(item: AttentionCase, spec: PlayerSpec): Promise<number[]> {
+/** Milliseconds that calls of a case keep the processor busy: recorded and submitted too. */
+export async function callCostOnWebgpu(item: AttentionCase, spec: PlayerSpec): Promise<number[]> {
   const { fa } = await openFa(spec);
-  const { calls, samples } = spec.software ? COST_ON_SOFTWARE : COST;
   const { q, keys } = upload(fa, item, numbersOf(item));
   const [{ k, v }] = keys;
-  const enqueue = async (): Promise<number> => {
-    const start = performance.now();
-    for (let n = 0; n < calls; n++) (await fa.attention(q, k, v)).out.dispose();
-    const ms = performance.now() - start;
-    await fa.sync();
-    return ms / calls;
-  };
-  await enqueue();
-  await enqueue();
-  const times: number[] = [];
-  while (times.length < samples) times.push(await enqueue());
+  const times = await costOf(fa, async () => (await fa.attention(q, k, v)).out.dispose(), spec.software);
   await fa.dispose();
   return times;
 }

@@ -16,7 +16,8 @@ export async function openOurs({ threads, simd }: PlayerSpec): Promise<Player> {
   await fa.dispose();
   return {
     what: device,
-    async place(item, data) {
+    async place(item, numbersOfIt) {
+      const data = numbersOfIt();
       // An instance of its own, so that memory is the case's.
       const one = await open();
       const call = await callOf(one, item, data);

@@ -1,6 +1,7 @@
 import type { Tier } from "@fa/backend-webgpu";
 import type { AttentionCase } from "../cases.ts";
-import type { Pace } from "../contest.ts";
+import type { GaugeName, Pace } from "../contest.ts";
+import type { GpuIdentity } from "../results.ts";
 import type { CaseNumbers } from "../truth.ts";
 
 /** A library as the process that runs it sees it. */
@@ -8,7 +9,11 @@ export interface Player {
   /** Its version and device, in a few words. */
   readonly what: string;
   /** Puts the inputs where the library wants them. */
-  place(item: AttentionCase, data: CaseNumbers): Promise<Played>;
+  place(item: AttentionCase, numbers: () => CaseNumbers): Promise<Played>;
+  /** A rate that the library measures, where it does: GFLOP/s, or bytes a second. */
+  gauge?(name: GaugeName): Promise<number>;
+  /** The GPU that it computes on, where it can tell. */
+  facts?(): GpuIdentity;
 }
 
 export interface Played {
@@ -37,7 +42,15 @@ export interface Chains {
 
 /** Which library to be, and how. Sent to the process that runs it. */
 export interface PlayerSpec {
-  readonly library: "ours" | "onnxruntime-web" | "jax-js" | "tfjs-wasm" | "ours-webgpu" | "onnxruntime-node";
+  readonly library:
+    | "ours"
+    | "onnxruntime-web"
+    | "jax-js"
+    | "tfjs-wasm"
+    | "ours-webgpu"
+    | "onnxruntime-node"
+    | "ours-cuda"
+    | "torch";
   readonly threads: number;
   /** Of ours. */
   readonly simd?: "relaxed" | "plain" | undefined;

@@ -70,16 +70,24 @@ export class Remote {
   }
 }
 
+export interface RemoteContestant extends Contestant {
+  /** Asks its process, which is opened if it is not. */
+  readonly ask: Remote["ask"];
+}
+
 /** A library in a process of its own, started when it is first needed and again after a failure. */
-export function remoteContestant(id: string, name: string, spec: PlayerSpec, mayErr?: number): Contestant {
+export function remoteContestant(id: string, name: string, spec: PlayerSpec, mayErr?: number): RemoteContestant {
   let remote: Remote | undefined;
-  const open = async (): Promise<string> => {
-    remote = new Remote();
-    return remote.ask("open", spec);
+  let what: Promise<string> | undefined;
+  const open = (): Promise<string> => {
+    remote ??= new Remote();
+    what ??= remote.ask("open", spec);
+    return what;
   };
   const close = async (): Promise<void> => {
-    await remote?.close();
-    remote = undefined;
+    const closing = remote;
+    remote = what = undefined;
+    await closing?.close();
   };
   return {
     id,
@@ -88,7 +96,7 @@ export function remoteContestant(id: string, name: string, spec: PlayerSpec, may
     mayErr,
     open,
     async place(item: AttentionCase): Promise<Placed> {
-      if (!remote) await open();
+      await open();
       const at = remote!;
       const { handle, chained } = await at.ask("place", item);
       return {
@@ -97,6 +105,10 @@ export function remoteContestant(id: string, name: string, spec: PlayerSpec, may
         sample: (calls) => at.ask("sample", { handle, calls }),
         free: () => at.ask("free", handle),
       };
+    },
+    async ask(question, argument, patienceMs) {
+      await open();
+      return remote!.ask(question, argument, patienceMs);
     },
     close,
   };

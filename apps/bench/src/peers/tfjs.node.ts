@@ -15,7 +15,8 @@ export async function openTfjs(): Promise<Player> {
   await tf.ready();
   return {
     what: `${tf.version_core}, wasm, matMul, softmax, matMul`,
-    async place(item, data) {
+    async place(item, numbers) {
+      const data = numbers();
       checkPeerCase(item);
       const { B, H, Sq, D, causal } = item.facts;
       const tensor = (values: Float64Array) => tf.tensor(Float32Array.from(values), [B, H, Sq, D]);

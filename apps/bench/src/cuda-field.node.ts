@@ -1,0 +1,90 @@
+/** The CUDA back end beside PyTorch on the same GPU. */
+import { FaError } from "@fa/core";
+import { ContestantError } from "./contest.ts";
+import { CUDA_OURS, CUDA_PEER, CUDA_QUICK_SCALE, CUDA_SCALE, CudaProgramme } from "./cuda-targets.ts";
+import type { Arena, Field } from "./field.node.ts";
+import type { Options } from "./options.node.ts";
+import { Remote, remoteContestant } from "./peers/remote.node.ts";
+import type { GpuFacts, GpuIdentity } from "./results.ts";
+import { truthsOf, type Truths } from "./truths.node.ts";
+import type { CallCost } from "./webgpu-targets.ts";
+
+const ROOFS = {
+  matmul: { gauge: "matmul", what: "PyTorch's product of large bfloat16 matrices" },
+  mma: { gauge: "mma", what: "register-only mma.sync, bfloat16" },
+} as const;
+
+/** With `quick` also where CUDA is played on the processor: FA_CUDA_ADDON names the addon that does. */
+export function cudaField({ quick, peers }: Options): Field {
+  const programme = new CudaProgramme(quick ? CUDA_QUICK_SCALE : CUDA_SCALE);
+  const matches = programme.matches(peers);
+  let identity: GpuIdentity;
+  let roof: Field["roof"] = ROOFS.mma;
+  return {
+    contestOf: "cuda",
+    matches,
+    openArena: () => openArena(quick, peers),
+    get roof() {
+      return roof;
+    },
+    pace: quick ? { rounds: 2, entryMs: 100, warmMs: 0 } : { rounds: 7, entryMs: 300, warmMs: 200 },
+    async prepare({ gpu, gauge }, terminal) {
+      identity = await gpu!.facts().catch((error: unknown) => {
+        if (!(error instanceof ContestantError)) throw error;
+        throw new FaError(
+          "FA_UNAVAILABLE",
+          `--targets cuda: there must be an NVIDIA GPU; got none: ${error.message}. Run it where there is one.`,
+        );
+      });
+      terminal.print(`${identity.adapter}, driver ${identity.driver}, ${identity.cuda}\n`);
+      const truth = await gpu!.truths(matches.flatMap(({ entries }) => entries.map(({ item }) => item)));
+      if (peers && (await gauge("matmul", programme.callCase)) > 0) roof = ROOFS.matmul;
+      return { truth };
+    },
+    async conclude(results, _settings, arena) {
+      const copyRate = await arena.gauge("copy", programme.callCase);
+      const gpu: GpuFacts = { ...identity, copyGBs: copyRate / 1e9 || null, matrixGflops: null };
+      const callCost: CallCost = await arena.gpu!.callCost(programme.callCase).catch((error: unknown) => {
+        if (error instanceof ContestantError) return error.message;
+        throw error;
+      });
+      return { entries: [], targets: programme.targets(results, callCost), gpu };
+    },
+  };
+}
+
+function openArena(software: boolean, peers: boolean): Arena {
+  const spec = { library: "ours-cuda", threads: 1, software } as const;
+  const ours = remoteContestant(CUDA_OURS, "ours", spec);
+  const torch = remoteContestant(CUDA_PEER, "PyTorch", { library: "torch", threads: 1, software });
+  let truths: Truths | undefined;
+  return {
+    contestants: peers ? [ours, torch] : [ours],
+    async gauge(name, item) {
+      if (name === "mma") return ours.ask("gauge", { name, item });
+      if (!peers) return 0;
+      // 0 where there is none to tell.
+      return torch.ask("gauge", { name, item }).catch((error: unknown) => {
+        if (error instanceof ContestantError) return 0;
+        throw error;
+      });
+    },
+    startUp: () => Promise.reject(new Error("no target is about it")),
+    close: async () => truths?.close(),
+    gpu: {
+      facts: () => ours.ask("gpu", { software }),
+      async truths(items) {
+        truths = truthsOf(items);
+        return truths.of;
+      },
+      async callCost(item) {
+        const alone = new Remote();
+        try {
+          return await alone.ask("callCost", { item, spec });
+        } finally {
+          await alone.close();
+        }
+      },
+    },
+  };
+}
