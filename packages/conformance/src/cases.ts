@@ -224,6 +224,9 @@ async function runCase(subject: Subject, c: Case): Promise<void> {
   for (const name of ["dq", "dk", "dv", "dbias", "dsinks"] as const) {
     const expected = exact[name];
     if (!expected) continue;
-    agree(name, got[name], expected, { kind: "gradient", dtype: result, naive: rounded?.[name] });
+    const { B, H, Sq } = c.sizes;
+    const rows = options.bias?.shape.slice(0, 3).reduce((product, size) => product * size, 1);
+    const parts = name === "dbias" ? (B * H * Sq) / rows! : 1;
+    agree(name, got[name], expected, { kind: "gradient", dtype: result, naive: rounded?.[name], parts });
   }
 }

@@ -19,6 +19,11 @@ const object = (text: string): object => {
   } catch {}
   throw new InvalidArgumentError(`Expected a JSON object, such as '{"threads":2}'.`);
 };
+const partOf = (text: string): NonNullable<ConformanceOptions["part"]> => {
+  const [, number, of] = (/^(\d+)\/(\d+)$/.exec(text) ?? []).map(Number);
+  if (number >= 1 && number <= of) return { number, of };
+  throw new InvalidArgumentError("Expected a part and how many there are, such as 3/16.");
+};
 const folder = (path: string): URL => pathToFileURL(`${path.replace(/\/$/, "")}/`);
 const list = (text: string): string[] => text.split(",");
 
@@ -28,6 +33,7 @@ const command = new Command("fa-conformance")
   .option("-p, --provider-options <json>", "what the provider is made with", object)
   .option("-o, --only <text>", "only checks whose name contains this")
   .option("-c, --capability <names>", "only these capabilities, separated by commas", list)
+  .option("--part <n/m>", "only the nth of m parts of the checks, to run them side by side", partOf)
   .option("--block-size <n>", "tile size forced on every call", integer)
   .option("--runs <n>", "random problems a property", integer, 12)
   .option("--seed <n>", "seed of the random problems", integer, 1)
@@ -42,6 +48,7 @@ interface Flags {
   readonly providerOptions?: object;
   readonly only?: string;
   readonly capability?: string[];
+  readonly part?: ConformanceOptions["part"];
   readonly blockSize?: number;
   readonly runs: number;
   readonly seed: number;

@@ -14,6 +14,8 @@ export interface ConformanceOptions {
   readonly only?: string | undefined;
   /** Only checks of these capabilities. */
   readonly capabilities?: readonly string[] | undefined;
+  /** Only this part of so many, counted from 1: side by side in as many processes, they are the whole. */
+  readonly part?: { readonly number: number; readonly of: number } | undefined;
   /** Forced on every call that names none. */
   readonly blockSize?: AttentionOptionsOf<never>["blockSize"];
   /** Random problems a property. Default 12. */
@@ -51,7 +53,7 @@ const GOLDEN_DTYPES: readonly FloatDType[] = ["float32", "float16", "bfloat16"];
 
 /** Every check that the options ask for, in the order that they run. */
 export async function conformanceChecks(options: ConformanceOptions = {}): Promise<Check[]> {
-  const { only, capabilities, runs = 12, seed = 1, torch, onnx } = options;
+  const { only, capabilities, part = { number: 1, of: 1 }, runs = 12, seed = 1, torch, onnx } = options;
   const checks = [
     ...(await attentionChecks(GOLDEN, "golden", GOLDEN_DTYPES)),
     ...(await linearChecks()),
@@ -63,10 +65,13 @@ export async function conformanceChecks(options: ConformanceOptions = {}): Promi
     ...CASTS,
     ...propertyChecks({ runs, seed }),
   ];
-  return checks.filter(
+  const wanted = checks.filter(
     ({ name, capability }) =>
       (only === undefined || name.includes(only)) && (capabilities === undefined || capabilities.includes(capability)),
   );
+  // Neighbours stay together: they use the same kernels.
+  const bound = (number: number): number => Math.round((wanted.length * number) / part.of);
+  return wanted.slice(bound(part.number - 1), bound(part.number));
 }
 
 /** Runs one check and says what became of it. Never throws. */

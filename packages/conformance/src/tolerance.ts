@@ -31,6 +31,11 @@ export interface Expected {
   readonly naive?: ArrayLike<number> | undefined;
   readonly kind: "value" | "gradient";
   readonly dtype: FloatDType;
+  /**
+   * Of how many rows' parts each element is a sum: default 1. Parts are rounded each for itself, so that where they cancel, the
+   * error grows with the square root of their number, and the absolute bound of float32 with it.
+   */
+  readonly parts?: number | undefined;
 }
 
 /**
@@ -38,7 +43,7 @@ export interface Expected {
  * `!(error <= bound)`, so that NaN fails. Where the truth is infinite the result must be the same infinity, and where it
  * is NaN, NaN.
  */
-export function compare(got: ArrayLike<number>, { truth, naive, kind, dtype }: Expected): Comparison {
+export function compare(got: ArrayLike<number>, { truth, naive, kind, dtype, parts = 1 }: Expected): Comparison {
   if (got.length !== truth.length) return { ok: false, text: `${got.length} elements instead of ${truth.length}` };
   const largest = largestFinite(truth);
   const halfBound = dtype === "float32" ? 0 : boundOfHalf(truth, naive ?? truth, kind, dtype);
@@ -59,7 +64,7 @@ export function compare(got: ArrayLike<number>, { truth, naive, kind, dtype }: E
     const error = Math.abs(value - want);
     const bound =
       dtype === "float32"
-        ? FLOAT32.relative * Math.abs(want) + FLOAT32.absolute + FLOAT32.ofLargest[kind] * largest
+        ? FLOAT32.relative * Math.abs(want) + FLOAT32.absolute * Math.sqrt(parts) + FLOAT32.ofLargest[kind] * largest
         : halfBound;
     if (!(error <= bound)) off++;
     const excess = Number.isNaN(error) ? Infinity : error / bound;

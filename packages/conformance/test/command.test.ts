@@ -76,6 +76,18 @@ describe("fa-conformance", () => {
     expect(run().status).toBe(1);
     expect(run("--backend", "reference", "--block-size", "0").stderr).toMatch(/integer from 1/);
   });
+  it("runs parts that together are the whole, and refuses what is no part", () => {
+    const list = (...args: string[]): string[] => {
+      const lines = run("--backend", "reference", "--list", ...args).stdout.trim();
+      return lines.split("\n");
+    };
+    const parts = ["1/3", "2/3", "3/3"].map((part) => list("--capability", "causal,gqa", "--part", part));
+    expect(parts.flat()).toEqual(list("--capability", "causal,gqa"));
+    expect(Math.max(...parts.map((part) => part.length)) - Math.min(...parts.map((part) => part.length))).toBeLessThan(
+      2,
+    );
+    expect(run("--backend", "reference", "--part", "4/3").stderr).toMatch(/such as 3\/16/);
+  });
   it("lists its checks and prints reports as JSON", () => {
     const { stdout } = run("--backend", "reference", "--list", "--capability", "tutorial");
     expect(stdout.trim().split("\n")).toHaveLength(4);
