@@ -23,7 +23,7 @@ export interface MatrixTuning {
   readonly rowTiles: number;
   /** Tiles of keys that a turn of the fast loop takes: the compiler schedules across them. */
   readonly unroll: number;
-  /** Probabilities have memory of their own, l and max lie beside the scores; otherwise the other way round. */
+  /** Probabilities have memory of their own, l and max lie beside the scores; otherwise the other way round, in float32. */
   readonly apart: boolean;
   /** Scores are kept in float16. */
   readonly float16Scores: boolean;
@@ -66,7 +66,7 @@ export function matrixParams(
   const params = scoreParams(problem);
   const threads = subgroups * LANES;
   const [kChunks, vChunks] = [D / CHUNK, Dv / CHUNK];
-  // Chunks of a row of scores: 4 in float32, 2 in float16; beside them P or l and max, 2 each.
+  // Chunks of a row of scores: 4 in float32, and beside them P or l and max, 2 each; 2 in float16, then P, then l and max.
   const scoreStride = float16Scores ? 5 : 6;
   return {
     ...params,
@@ -86,9 +86,10 @@ export function matrixParams(
     P_APART: apart,
     P_STRIDE: apart ? 3 : scoreStride,
     P_AT: float16Scores ? 2 : 4,
-    STATE_APART: !apart,
-    STATE_AT: apart ? 4 : 0,
+    STATE_APART: !apart && !float16Scores,
     F16_SCORES: float16Scores,
+    // Which lanes share a row, so that eight lanes side by side touch eight banks.
+    HALF_LANE: float16Scores ? 8 : 4,
     LSE: bound.has("lse"),
     SINKS_BINDING: bound.has("lse") ? 6 : 5,
   };
@@ -98,8 +99,9 @@ export function matrixParams(
 function sharedBytes({ D, Dv }: AttentionProblem, { subgroups, rowTiles, apart, float16Scores }: MatrixTuning): number {
   const rows = 16 * subgroups * rowTiles;
   const stride = (dim: number): number => 2 * Math.ceil(dim / 16) + 1;
-  const chunks =
-    TILE_KEYS * (stride(D) + stride(Dv)) + rows * (float16Scores ? 5 : 6) + (apart ? 3 * rows : subgroups * LANES);
+  const beside = float16Scores ? 5 : 6;
+  const apartFromScores = apart ? 3 * rows : float16Scores ? 0 : subgroups * LANES;
+  const chunks = TILE_KEYS * (stride(D) + stride(Dv)) + rows * beside + apartFromScores;
   return 16 * chunks + Math.ceil(rows / 128) * 16 + 32;
 }
 

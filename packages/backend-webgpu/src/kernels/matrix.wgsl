@@ -153,9 +153,13 @@ fn on_grid(x: vec4f) -> vec4f {
   return bitcast<vec4f>((bits + vec4u(0xfffu) + ((bits >> vec4u(13u)) & vec4u(1u))) & vec4u(0xffffe000u));
 }
 
-// The larger of a row's two lanes.
+// Of a row's two lanes: what the other one has, and the larger.
+fn other_half(x: f32) -> f32 {
+  return subgroupShuffleXor(x, ${HALF_LANE}u);
+}
+
 fn over_row(x: f32) -> f32 {
-  return max(x, subgroupShuffleXor(x, 4u));
+  return max(x, other_half(x));
 }
 
 fn any_bad(chunk: vec4u) -> bool {
@@ -224,8 +228,8 @@ fn main(
 
   // A lane has 8 keys, half of a tile, of each of ROW_TILES rows: `row` and those 16 and more behind it.
   let own = min(subgroup, ${SUBGROUPS - 1}u);
-  let half = (lane >> 2u) & 1u;
-  let row = (lane >> 3u) * 4u + (lane & 3u);
+  let half = (lane / ${HALF_LANE}u) & 1u;
+  let row = (lane / ${2 * HALF_LANE}u) * ${HALF_LANE}u + lane % ${HALF_LANE}u;
   let scores_at = own * ${16 * ROW_TILES * SCORE_STRIDE}u;
   let row_at = scores_at + row * SCORE_STRIDE;
   let i_own = i0 + own * OWN_ROWS + row;
@@ -249,7 +253,12 @@ fn main(
   let p_matrix_at = scores_at + ${P_AT}u;
   let p_at = row_at + ${P_AT}u + half;
   //#endif
-  let state_at = row_at + ${STATE_AT}u + half;
+  //#if F16_SCORES
+  // The chunk at the end of a row that keeps the banks apart: as many as there are lanes.
+  let state_at = scores_at + lane * SCORE_STRIDE + 4u;
+  //#else
+  let state_at = row_at + 4u + half;
+  //#endif
 
   // load: q, through workgroup memory, 16 columns at a time, with 0 for what lies beyond the rows or is not finite.
   if (thread == 0u) {
@@ -633,7 +642,7 @@ fn main(
   let i_${r} = i_own + ${16 * r}u;
   let seen_${r} = seen_keys(i_${r});
   let empty_${r} = seen_${r}.x > seen_${r}.y;
-  let l_${r} = ends[${r}] + subgroupShuffleXor(ends[${r}], 4u);
+  let l_${r} = ends[${r}] + other_half(ends[${r}]);
   let bit_${r} = own * OWN_ROWS + row + ${16 * r}u;
   let bad_row_${r} = ((atomicLoad(&bad_rows[bit_${r} / 32u]) >> (bit_${r} % 32u)) & 1u) != 0u;
   var bad_${r} = !empty_${r} && (bad_row_${r} || !is_finite(bitcast<u32>(l_${r})));
