@@ -19,12 +19,33 @@ import type { WebgpuRow } from "./kernels/row.ts";
 import { Launcher, type BuffersByName, type Prepared } from "./launch.ts";
 import { measureRoof } from "./roof.ts";
 
+/** Calls that go to the device together, at most. */
+const CALLS_A_SUBMISSION = 16;
+
 /** Staging buffers that results are read through are kept, up to so many bytes. */
 const STAGING_BYTES = 64 * 2 ** 20;
 
+/** Commands that are not submitted yet. */
+interface Recording {
+  encoder: GPUCommandEncoder;
+  /** One for all of them: between passes a device has more to do than between dispatches. */
+  pass: GPUComputePassEncoder;
+  /** Closes the error scopes that they are recorded in. */
+  readonly judge: (what: string) => Verdict;
+  /** When it was begun, in milliseconds. */
+  readonly start: number;
+  readonly kernels: Set<string>;
+  calls: number;
+  flops: number;
+}
+
 /**
- * What is ready to run is submitted before `run` returns. What has to be compiled first, or stands behind such work, waits
+ * What is ready to run is recorded before `run` returns. What has to be compiled first, or stands behind such work, waits
  * in a queue.
+ *
+ * A submission costs the processor more than recording a call does. So while the device is at work, calls gather, and go together
+ * when it is done, when there are enough of them, or when anybody waits or touches memory from outside. A caller's device
+ * may get the caller's own commands in between: there every call is submitted at once.
  */
 export class WebgpuBackend implements Backend {
   readonly name = "webgpu";
@@ -35,14 +56,19 @@ export class WebgpuBackend implements Backend {
   readonly #buffers: Buffers;
   readonly #launcher: Launcher;
   readonly #queue = new Queue();
+  #recording: Recording | undefined;
+  /** Submissions that the device has not finished. */
+  #inFlight = 0;
   #staging: GPUBuffer[] = [];
   /** Of work whose call had returned before it was known; the next who waits for the device hears of it. */
   #failure: FaError | undefined;
+  /** Resolves when `#failure` knows of all that was submitted so far. */
+  #told: Promise<unknown> = Promise.resolve();
   #disposed = false;
 
   constructor(device: Device, { name, features, limits }: Adapter, kernels: readonly WebgpuRow[]) {
     this.#device = device;
-    this.#buffers = new Buffers(device);
+    this.#buffers = new Buffers(device, () => this.#flush());
     this.#launcher = new Launcher(device, limits);
     this.device = name;
     this.kernels = kernels;
@@ -58,6 +84,7 @@ export class WebgpuBackend implements Backend {
   allocate(bytes: number, contents?: Uint8Array | "zero"): DeviceBuffer {
     this.#checkOpen();
     if (contents === undefined) return this.#buffers.make(bytes);
+    this.#flush();
     return this.#buffers.make(bytes, (buffer) => {
       if (contents === "zero") this.#submit((encoder) => encoder.clearBuffer(buffer));
       else this.#write(buffer, contents);
@@ -87,6 +114,7 @@ export class WebgpuBackend implements Backend {
   /** The `GPUBuffer` behind a tensor. It belongs to the tensor, and holds the tensor's bytes from its start. */
   native(buffer: DeviceBuffer): GPUBuffer {
     this.#checkOpen();
+    this.#flush();
     return this.#own(buffer).gpu;
   }
 
@@ -110,14 +138,16 @@ export class WebgpuBackend implements Backend {
     if (workspace) buffers.workspace = workspace;
     const fresh = Object.values(buffers).filter(({ verdict }) => verdict);
     const compiling = this.#launcher.compile(prepared);
-    const enqueue = (): Verdict => {
-      const verdict = this.#enqueue(prepared, buffers);
+    // Whoever waits for it hears of it, which may be later.
+    compiling?.catch(() => {});
+    const record = (): void => {
+      this.#record(prepared, buffers);
       // What comes after it may have the memory: it runs after it.
       if (workspace) this.#buffers.free(workspace);
-      return verdict;
     };
     if (prepared.tried && fresh.length === 0 && !compiling && this.#queue.idle) {
-      void enqueue().then((error) => (this.#failure ??= error));
+      record();
+      this.#flushUnlessBusy();
       return;
     }
     return this.#queue.add(async () => {
@@ -131,27 +161,34 @@ export class WebgpuBackend implements Backend {
         if (workspace) this.#buffers.free(workspace);
         throw error;
       }
-      const verdict = enqueue();
       if (prepared.tried) {
-        void verdict.then((error) => (this.#failure ??= error));
+        record();
+        this.#flushUnlessBusy();
         return;
       }
-      const error = await verdict;
+      // Alone, so that what the device says of it is said of it.
+      this.#flush();
+      record();
+      const error = await this.#submitRecorded();
       if (error) throw error;
       prepared.tried = true;
     });
   }
 
   /**
-   * Records a plan into a caller's encoder. Its workspace, if it has any, lives as long as the first of its results.
-   * @throws FaError FA_TENSOR unless `encoder` is a command encoder
+   * Records a plan into a caller's encoder or compute pass. Its workspace, if it has any, lives as long as the first of its
+   * results.
+   * @throws FaError FA_TENSOR unless `encoder` is one of the two
    */
   encode(encoder: unknown, plan: Plan, bindings: Bindings): void {
     this.#checkOpen();
-    if (typeof (encoder as Partial<GPUCommandEncoder> | null)?.beginComputePass !== "function") {
+    const { beginComputePass, dispatchWorkgroups } = (encoder ?? {}) as Partial<
+      GPUCommandEncoder & GPUComputePassEncoder
+    >;
+    if (typeof beginComputePass !== "function" && typeof dispatchWorkgroups !== "function") {
       throw new FaError(
         "FA_TENSOR",
-        "webgpu: the encoder must be a GPUCommandEncoder of this device; got something else. Make it with device.createCommandEncoder().",
+        "webgpu: the encoder must be a GPUCommandEncoder or GPUComputePassEncoder of this device; got something else. Make it with device.createCommandEncoder().",
       );
     }
     const buffers = this.#bound(bindings);
@@ -162,12 +199,19 @@ export class WebgpuBackend implements Backend {
       buffers.out.attached = workspace;
       buffers.workspace = workspace;
     }
-    this.#launcher.recordAll(encoder as GPUCommandEncoder, prepared.dispatches, buffers);
+    if (typeof dispatchWorkgroups === "function") {
+      this.#launcher.recordAll(encoder as GPUComputePassEncoder, prepared, buffers);
+      return;
+    }
+    const pass = (encoder as GPUCommandEncoder).beginComputePass();
+    this.#launcher.recordAll(pass, prepared, buffers);
+    pass.end();
   }
 
   async sync(): Promise<void> {
     this.#checkOpen();
     if (!this.#queue.idle) await this.#queue.add(() => {});
+    this.#flush();
     await this.#settled(this.#device.gpu.queue.onSubmittedWorkDone());
   }
 
@@ -182,7 +226,10 @@ export class WebgpuBackend implements Backend {
 
   async roof(): Promise<Roof> {
     this.#checkOpen();
-    return this.#queue.add(() => measureRoof(this.#device));
+    return this.#queue.add(() => {
+      this.#flush();
+      return measureRoof(this.#device);
+    });
   }
 
   /** Work that was given before is done before. A device that is the caller's stays. */
@@ -190,6 +237,7 @@ export class WebgpuBackend implements Backend {
     if (this.#disposed) return;
     this.#disposed = true;
     await this.#queue.add(() => {});
+    this.#flush();
     this.#buffers.dispose();
     this.#launcher.dispose();
     for (const staging of this.#staging) staging.destroy();
@@ -201,24 +249,71 @@ export class WebgpuBackend implements Backend {
     return workspaceBytes > 0 ? this.#buffers.make(workspaceBytes) : undefined;
   }
 
-  /** Submits a plan, in as many pieces as it takes to keep each short. */
-  #enqueue(prepared: Prepared, buffers: BuffersByName): Verdict {
+  /** Records a plan; of one that is too long for a submission all pieces but the last are submitted. */
+  #record(prepared: Prepared, buffers: BuffersByName): void {
     const { kernel, dispatches, flops } = prepared;
-    const start = performance.now();
-    const { verdict } = this.#device.scoped(`running kernel ${kernel}`, () => {
-      for (let at = 0; at < dispatches.length;) {
-        this.#submit((encoder) => {
-          at = this.#launcher.record(encoder, prepared, buffers, at);
-        });
-      }
+    if (this.#recording && this.#launcher.isLong(this.#recording.flops + flops)) this.#flush();
+    const recording = (this.#recording ??= {
+      judge: this.#device.watch(),
+      start: performance.now(),
+      kernels: new Set(),
+      calls: 0,
+      flops: 0,
+      ...this.#begin(),
     });
-    if (this.#launcher.wantsToLearn(flops)) {
-      void this.#device.gpu.queue.onSubmittedWorkDone().then(
-        () => this.#launcher.learn(flops, (performance.now() - start) / 1000),
-        () => {},
-      );
+    for (let at = 0; at < dispatches.length;) {
+      at = this.#launcher.record(recording.pass, prepared, buffers, at);
+      if (at === dispatches.length) break;
+      this.#end(recording);
+      Object.assign(recording, this.#begin());
     }
+    recording.kernels.add(kernel);
+    recording.calls++;
+    recording.flops += flops;
+  }
+
+  #flushUnlessBusy(): void {
+    const gathers = this.#device.owned && this.#inFlight > 0 && this.#recording!.calls < CALLS_A_SUBMISSION;
+    if (!gathers) this.#flush();
+  }
+
+  /** Submits what is recorded. What the device has to say against it, the next who waits is told. */
+  #flush(): void {
+    const told = this.#submitRecorded()?.then((error) => (this.#failure ??= error));
+    if (told) this.#told = told;
+  }
+
+  #submitRecorded(): Verdict | undefined {
+    const recording = this.#recording;
+    if (!recording) return undefined;
+    this.#recording = undefined;
+    const { judge, kernels } = recording;
+    this.#end(recording);
+    const verdict = judge(`running kernel ${[...kernels].join(", ")}`);
+    void this.#follow(recording);
     return verdict;
+  }
+
+  #begin(): Pick<Recording, "encoder" | "pass"> {
+    const encoder = this.#device.gpu.createCommandEncoder();
+    return { encoder, pass: encoder.beginComputePass() };
+  }
+
+  #end({ encoder, pass }: Recording): void {
+    pass.end();
+    this.#device.gpu.queue.submit([encoder.finish()]);
+  }
+
+  /** Waits for what was submitted, and then submits what gathered meanwhile. */
+  async #follow({ flops, start }: Recording): Promise<void> {
+    this.#inFlight++;
+    try {
+      await this.#device.gpu.queue.onSubmittedWorkDone();
+    } catch {
+      return; // The device is lost.
+    }
+    this.#launcher.learn(flops, (performance.now() - start) / 1000);
+    if (--this.#inFlight === 0) this.#flush();
   }
 
   #submit(record: (encoder: GPUCommandEncoder) => void): void {
@@ -242,6 +337,7 @@ export class WebgpuBackend implements Backend {
   async #read(buffer: WebgpuBuffer): Promise<Uint8Array<ArrayBuffer>> {
     const error = await this.#buffers.check(buffer);
     if (error) throw error;
+    this.#flush();
     const bytes = Math.ceil(buffer.bytes / 4) * 4;
     if (bytes === 0) {
       await this.#settled(this.#device.gpu.queue.onSubmittedWorkDone());
@@ -285,6 +381,7 @@ export class WebgpuBackend implements Backend {
   /** Waits for the device, and tells of what failed meanwhile. */
   async #settled<T>(promise: Promise<T>): Promise<T> {
     const value = await this.#device.settle("waiting for the device", promise);
+    await this.#told;
     const failure = this.#failure;
     this.#failure = undefined;
     if (failure) throw failure;

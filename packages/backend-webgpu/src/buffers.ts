@@ -32,18 +32,28 @@ export interface WebgpuBuffer extends DeviceBuffer {
   attached?: WebgpuBuffer | undefined;
 }
 
+/** Freed, and good for whoever asks next. */
+interface Idle {
+  readonly gpu: GPUBuffer;
+  /** Until it is known whether it was had. */
+  verdict: Verdict | undefined;
+}
+
 /** Makes buffers, counts them, and keeps some of those that are freed. Work that was submitted may still use a freed one. */
 export class Buffers {
   readonly #device: Device;
+  readonly #flush: () => void;
   /** The one freed last comes last. */
-  readonly #idle: GPUBuffer[] = [];
+  readonly #idle: Idle[] = [];
   readonly #live = new Set<DeviceBuffer>();
   #idleBytes = 0;
   #currentBytes = 0;
   #peakBytes = 0;
 
-  constructor(device: Device) {
+  /** @param flush submits what is recorded: a buffer must live until the commands that use it are submitted */
+  constructor(device: Device, flush: () => void) {
     this.#device = device;
+    this.#flush = flush;
   }
 
   get memory(): MemoryUse {
@@ -64,14 +74,15 @@ export class Buffers {
     if (size > maxBufferSize)
       throw outOfMemory(`a buffer of ${bytes} bytes`, `a device whose buffers hold ${maxBufferSize}`);
     const idle = this.#takeIdle(size);
-    // Known to be good, and nothing to write.
-    if (idle && !fill) return this.#admit({ bytes, gpu: idle, wrapped: false, verdict: undefined, blank: true });
+    const blank = fill === undefined;
+    if (idle && blank) return this.#admit({ bytes, gpu: idle.gpu, wrapped: false, verdict: idle.verdict, blank });
     const { value: gpu, verdict } = this.#device.scoped(`a buffer of ${bytes} bytes`, () => {
-      const made = idle ?? this.#create(size);
+      const made = idle?.gpu ?? this.#create(size);
       fill?.(made);
       return made;
     });
-    return this.#admit({ bytes, gpu, wrapped: false, verdict, blank: fill === undefined });
+    const both = idle?.verdict ? idle.verdict.then((error) => error ?? verdict) : verdict;
+    return this.#admit({ bytes, gpu, wrapped: false, verdict: both, blank });
   }
 
   wrap(gpu: GPUBuffer, bytes: number): WebgpuBuffer {
@@ -100,19 +111,16 @@ export class Buffers {
     if (attached) this.free(attached);
     if (wrapped) return;
     this.#currentBytes -= gpu.size;
-    if (verdict) {
-      // Not known to be good.
-      gpu.destroy();
-      return;
-    }
-    this.#idle.push(gpu);
+    const idle: Idle = { gpu, verdict };
+    this.#idle.push(idle);
     this.#idleBytes += gpu.size;
-    while (this.#idleBytes > IDLE_BYTES || this.#idle.length > IDLE_BUFFERS) this.#destroyOldest();
+    if (verdict) void this.#dropUnlessHad(idle);
+    while (this.#idleBytes > IDLE_BYTES || this.#idle.length > IDLE_BUFFERS) this.#drop(this.#idle[0]);
   }
 
   /** Gives back what is idle. */
   trim(): void {
-    while (this.#idle.length > 0) this.#destroyOldest();
+    while (this.#idle.length > 0) this.#drop(this.#idle[0]);
   }
 
   dispose(): void {
@@ -142,17 +150,27 @@ export class Buffers {
     return buffer;
   }
 
-  #takeIdle(size: number): GPUBuffer | undefined {
-    const at = this.#idle.findLastIndex((gpu) => gpu.size === size);
+  #takeIdle(size: number): Idle | undefined {
+    const at = this.#idle.findLastIndex(({ gpu }) => gpu.size === size);
     if (at === -1) return undefined;
     this.#idleBytes -= size;
     return this.#idle.splice(at, 1)[0];
   }
 
-  #destroyOldest(): void {
-    const gpu = this.#idle.shift()!;
-    this.#idleBytes -= gpu.size;
-    gpu.destroy();
+  async #dropUnlessHad(idle: Idle): Promise<void> {
+    const error = await idle.verdict;
+    idle.verdict = undefined;
+    if (error) this.#drop(idle);
+  }
+
+  /** Destroys one that is still idle. */
+  #drop(idle: Idle): void {
+    const at = this.#idle.indexOf(idle);
+    if (at === -1) return;
+    this.#idle.splice(at, 1);
+    this.#idleBytes -= idle.gpu.size;
+    this.#flush();
+    idle.gpu.destroy();
   }
 }
 

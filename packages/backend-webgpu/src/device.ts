@@ -47,17 +47,27 @@ export class Device {
     }
   }
 
+  /** Opens error scopes. What it returns closes them: to be called once, and outside of whatever was opened since. */
+  watch(): (what: string) => Verdict {
+    for (const scope of SCOPES) this.gpu.pushErrorScope(scope);
+    return (what) =>
+      this.#judge(
+        what,
+        SCOPES.map(() => this.gpu.popErrorScope()),
+      );
+  }
+
   /** Runs calls on the device, inside error scopes. */
   scoped<T>(what: string, work: () => T): { readonly value: T; readonly verdict: Verdict } {
-    for (const scope of SCOPES) this.gpu.pushErrorScope(scope);
+    const judge = this.watch();
+    let verdict: Verdict;
     let value: T;
-    let popped: Promise<GPUError | null>[];
     try {
       value = work();
     } finally {
-      popped = SCOPES.map(() => this.gpu.popErrorScope());
+      verdict = judge(what);
     }
-    return { value, verdict: this.#judge(what, popped) };
+    return { value, verdict };
   }
 
   /** @param popped what the scopes caught, the innermost first */

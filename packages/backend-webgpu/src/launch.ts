@@ -23,8 +23,11 @@ interface Compiled {
   pending: Promise<void> | undefined;
 }
 
-/** Bind groups that a dispatch keeps, for calls on the same buffers: those of results come back from the pool. */
-const BIND_GROUPS = 8;
+/**
+ * Bind groups that a dispatch keeps, for calls on the same buffers: results come back from the pool. As many as a network
+ * has layers, several times over.
+ */
+const BIND_GROUPS = 256;
 
 interface Dispatch {
   readonly compiled: Compiled;
@@ -111,28 +114,29 @@ export class Launcher {
   }
 
   /** Records the dispatches from `from` on, as many as one submission may have; where to go on from. */
-  record(encoder: GPUCommandEncoder, { dispatches }: Prepared, buffers: BuffersByName, from: number): number {
-    let flops = dispatches[from].flops;
-    let end = from + 1;
-    while (end < dispatches.length && flops + dispatches[end].flops <= this.#flopsADispatch)
-      flops += dispatches[end++].flops;
-    this.recordAll(encoder, dispatches.slice(from, end), buffers);
-    return end;
+  record(pass: GPUComputePassEncoder, { dispatches }: Prepared, buffers: BuffersByName, from: number): number {
+    let flops = 0;
+    let at = from;
+    do {
+      this.#dispatch(pass, dispatches[at], buffers);
+      flops += dispatches[at++].flops;
+    } while (at < dispatches.length && flops + dispatches[at].flops <= this.#flopsADispatch);
+    return at;
   }
 
-  recordAll(encoder: GPUCommandEncoder, dispatches: readonly Dispatch[], buffers: BuffersByName): void {
-    const pass = encoder.beginComputePass();
-    for (const dispatch of dispatches) {
-      pass.setPipeline(dispatch.compiled.ready!.pipeline);
-      pass.setBindGroup(0, this.#bindGroup(dispatch, buffers));
-      pass.dispatchWorkgroups(...dispatch.workgroups);
-    }
-    pass.end();
+  recordAll(pass: GPUComputePassEncoder, { dispatches }: Prepared, buffers: BuffersByName): void {
+    for (const dispatch of dispatches) this.#dispatch(pass, dispatch, buffers);
   }
 
-  /** Whether the time that so much work takes says something about the speed of the device. */
-  wantsToLearn(flops: number): boolean {
-    return flops > this.#flopsADispatch / 50;
+  #dispatch(pass: GPUComputePassEncoder, dispatch: Dispatch, buffers: BuffersByName): void {
+    pass.setPipeline(dispatch.compiled.ready!.pipeline);
+    pass.setBindGroup(0, this.#bindGroup(dispatch, buffers));
+    pass.dispatchWorkgroups(...dispatch.workgroups);
+  }
+
+  /** Whether so much work is too long for one submission. */
+  isLong(flops: number): boolean {
+    return flops > this.#flopsADispatch;
   }
 
   /** Learns the speed of the device from work that took so long, or less. */

@@ -1,7 +1,15 @@
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
-import { createAttention, FaError, type Attention, type CastProblem, type Plan } from "@fa/core";
-import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
+import {
+  createAttention,
+  FaError,
+  plan as choose,
+  type Attention,
+  type CastProblem,
+  type DeviceBuffer,
+  type Plan,
+} from "@fa/core";
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi, type MockInstance } from "vitest";
 import { SOFTWARE, useDriver } from "../../../tools/software-gpu.ts";
 import { describeDevice } from "../src/adapter.ts";
 import { WebgpuBackend } from "../src/backend.ts";
@@ -10,6 +18,7 @@ import { SHADERS } from "../src/generated/shaders.ts";
 import { findGpu } from "../src/gpu.ts";
 import { webgpu } from "../src/index.ts";
 import { Words, type WebgpuRow } from "../src/kernels/row.ts";
+import { KERNELS } from "../src/kernels/table.ts";
 
 const driver = useDriver("swiftshader");
 const GIBIBYTE = 2 ** 30;
@@ -223,12 +232,111 @@ describe.skipIf(!driver.here)("on a device of the caller's", () => {
       await expect(runs("broken.wgsl", text, 4)).rejects.toMatchObject(reason);
     });
 
+    test("a shader that does not compile fails each of two calls at once, and nothing else", async () => {
+      (SHADERS as Record<string, string>)["broken-twice.wgsl"] = "fn main() { nothing(); }";
+      const adapter = describeDevice(device, device.adapterInfo, "portable", false);
+      const kernel = row("broken-twice.wgsl", "broken-twice.wgsl", 4, 4);
+      const backend = new WebgpuBackend(new Device(device, false), adapter, [kernel]);
+      const y = backend.allocate(16, "zero");
+      const { tile } = kernel;
+      const run = async (elements: number): Promise<void> => {
+        const problem: CastProblem = { op: "cast", dtype: "float32", resultDType: "float32", elements };
+        await backend.run({ ok: true, problem, kernel, tile, grid: [1, 1, 1], splits: 1, workspaceBytes: 0 }, { y });
+      };
+      const outcomes = await Promise.allSettled([run(3), run(4)]);
+      const rejected = { status: "rejected", reason: { code: "FA_BACKEND" } };
+      expect(outcomes).toMatchObject([rejected, rejected]);
+      await backend.dispose();
+    });
+
     test("what the device refuses is an error that names the kernel", async () => {
       const text = `@group(0) @binding(0) var<uniform> size: vec4u; @group(0) @binding(3) var<storage, read_write> y: array<u32>;
         @compute @workgroup_size(1) fn main() { y[0] = size.x; }`;
       const reason = { code: "FA_BACKEND", message: expect.stringMatching(/running kernel unbound\.wgsl/) };
       await expect(runs("unbound.wgsl", text, 4)).rejects.toMatchObject(reason);
     });
+  });
+});
+
+describe.skipIf(!driver.here)("calls on a device of the back end's own", () => {
+  const elements = 5000;
+  const problem: CastProblem = { op: "cast", dtype: "float32", resultDType: "float32", elements };
+  const bytes = new Uint8Array(ramp.buffer);
+  let device: GPUDevice;
+  let backend: WebgpuBackend;
+  let submit: MockInstance<GPUQueue["submit"]>;
+  let cast: (x: DeviceBuffer, y: DeviceBuffer) => void | Promise<void>;
+  beforeAll(async () => {
+    device = await ownDevice();
+    submit = vi.spyOn(device.queue, "submit");
+    const adapter = describeDevice(device, device.adapterInfo, "portable", false);
+    backend = new WebgpuBackend(new Device(device, true), adapter, KERNELS);
+    const planned = choose(problem, backend.capabilities, backend.kernels);
+    if (!planned.ok) throw new Error("no kernel casts");
+    cast = (x, y) => backend.run(planned, { x, y });
+    // Memory that is known to be there, and a kernel that was tried.
+    const [x, y] = [backend.allocate(bytes.length, bytes), backend.allocate(bytes.length)];
+    await cast(x, y);
+    for (const buffer of [x, y]) backend.free(buffer);
+  });
+  afterAll(() => backend.dispose());
+
+  const values = async (buffer: DeviceBuffer): Promise<Float32Array> =>
+    new Float32Array((await backend.read(buffer)).buffer);
+
+  test("gather while the device works, and are submitted together", async () => {
+    await backend.sync();
+    const buffers = Array.from({ length: 41 }, () => backend.allocate(bytes.length));
+    const x = backend.allocate(bytes.length, bytes);
+    await cast(x, buffers[0]);
+    await Promise.all(buffers.map((buffer) => backend.read(buffer)));
+    submit.mockClear();
+    for (let n = 0; n < 40; n++) expect(cast(buffers[n], buffers[n + 1])).toBeUndefined();
+    expect(submit.mock.calls.length).toBe(1 + 2);
+    expect(await values(buffers[40])).toEqual(ramp);
+    for (const buffer of [x, ...buffers]) backend.free(buffer);
+  });
+
+  test("that nobody waits for are submitted once the device is done", async () => {
+    const [x, y, z] = [backend.allocate(bytes.length, bytes), ...[1, 2].map(() => backend.allocate(bytes.length))];
+    for (const buffer of [x, y, z]) await backend.read(buffer);
+    submit.mockClear();
+    await cast(x, y);
+    await cast(y, z);
+    expect(submit.mock.calls.length).toBe(1);
+    await vi.waitFor(() => expect(submit.mock.calls.length).toBe(2));
+    for (const buffer of [x, y, z]) backend.free(buffer);
+  });
+
+  test("read what memory held when they were called, though it is given to others and written at once", async () => {
+    const buffers = Array.from({ length: 6 }, () => backend.allocate(bytes.length));
+    for (const buffer of buffers) await backend.read(buffer);
+    let x = backend.allocate(bytes.length, bytes);
+    await backend.read(x);
+    for (const buffer of buffers) {
+      await cast(x, buffer);
+      backend.free(x);
+      x = backend.allocate(bytes.length, "zero");
+    }
+    expect(await values(buffers[0])).toEqual(ramp);
+    expect(await values(buffers[1])).toEqual(new Float32Array(elements));
+    for (const buffer of [x, ...buffers]) backend.free(buffer);
+  });
+
+  test("name their kernel when the device refuses them, to the next who waits", async () => {
+    const [x, y] = [backend.allocate(bytes.length, bytes), backend.allocate(bytes.length)];
+    for (const buffer of [x, y]) await backend.read(buffer);
+    const foreign = await ownDevice();
+    const native = foreign.createBuffer({ size: 20_000, usage: 0x80 | 0x4 | 0x8 });
+    const z = backend.wrap(native, bytes.length);
+    await cast(x, y);
+    await cast(x, z);
+    const reason = { code: "FA_BACKEND", message: expect.stringMatching(/running kernel cast/) };
+    await expect(backend.sync()).rejects.toMatchObject(reason);
+    await cast(x, y);
+    expect(await values(y)).toEqual(ramp);
+    for (const buffer of [x, y, z]) backend.free(buffer);
+    foreign.destroy();
   });
 });
 

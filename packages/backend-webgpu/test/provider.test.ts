@@ -7,7 +7,7 @@ import {
   type Plan,
   type Tensor,
 } from "@fa/core";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { SOFTWARE, useDriver } from "../../../tools/software-gpu.ts";
 import { findGpu } from "../src/gpu.ts";
 import { webgpu, type Tuning } from "../src/index.ts";
@@ -56,6 +56,31 @@ describe.skipIf(!driver.here)("encode", () => {
     expect(await lse!.data()).toEqual(await expected.lse.data());
     for (const tensor of [out, lse!, expected.out, expected.lse]) tensor.dispose();
     expect(fa.memory().currentBytes).toBe(before);
+  });
+
+  test("records several calls into one compute pass of the caller's, each behind the one before", async () => {
+    const first = await fa.attention(q, q, q);
+    const expected = await fa.attention(first.out, q, q);
+    const encoder = device.createCommandEncoder();
+    const pass = encoder.beginComputePass();
+    const { out: between } = fa.encode(pass, q, q, q);
+    const { out } = fa.encode(pass, between, q, q);
+    pass.end();
+    device.queue.submit([encoder.finish()]);
+    expect(await out.data()).toEqual(await expected.out.data());
+    for (const tensor of [first.out, expected.out, between, out]) tensor.dispose();
+  });
+
+  test("uses the memory of what is disposed again, though nobody waited for it", () => {
+    const create = vi.spyOn(device, "createBuffer");
+    for (let n = 0; n < 20; n++) {
+      const encoder = device.createCommandEncoder();
+      const { out } = fa.encode(encoder, q, q, q);
+      device.queue.submit([encoder.finish()]);
+      out.dispose();
+    }
+    expect(create.mock.calls.length).toBeLessThan(3);
+    create.mockRestore();
   });
 
   test("compiles in place what was not compiled before", () => {

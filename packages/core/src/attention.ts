@@ -321,8 +321,8 @@ export class Attention {
   }
 
   /**
-   * `attention`, recorded into a list of commands of yours (for WebGPU a `GPUCommandEncoder`) instead of run: it runs when and
-   * where you submit it. Kernels that were not compiled yet are compiled in place; awaiting one `attention` of the same shapes
+   * `attention`, recorded into a list of commands of yours (for WebGPU a `GPUCommandEncoder`, or a `GPUComputePassEncoder`, which
+   * spares the device some microseconds a call) instead of run: it runs when and where you submit it. Kernels that were not compiled yet are compiled in place; awaiting one `attention` of the same shapes
    * before avoids the wait. Dispose nothing that takes part before it is submitted.
    * @throws FaError as `attention`, and FA_UNSUPPORTED if the back end records no commands
    */

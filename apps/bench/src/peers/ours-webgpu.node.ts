@@ -27,7 +27,6 @@ interface Opened {
   readonly device: GPUDevice;
 }
 
-/** Of this process; a test of the call's cost may come without a player. */
 async function openFa({ tier = "subgroups", float16Scores, software = false }: PlayerSpec): Promise<Opened> {
   const flags = [...(tier === "matrix" ? MATRIX_FLAGS : []), ...(software ? SOFTWARE_FLAGS : [])];
   const adapter = await openAdapter(flags, software);
@@ -87,29 +86,36 @@ async function place({ fa, device }: Opened, item: AttentionCase, data: CaseNumb
   /** Each call's out is the next one's q, as in a network. @param made what to dispose once it has run */
   const record = (count: number, from: number, first: Tensor, made: Tensor[]) => {
     const encoder = device.createCommandEncoder();
+    const pass = encoder.beginComputePass();
     let next = first;
     for (let n = from; n < from + count; n++) {
       const set = keys[n % keys.length];
-      const { out, lse } = fa.encode(encoder, next, set.k, set.v, options);
+      const { out, lse } = fa.encode(pass, next, set.k, set.v, options);
       made.push(out, lse!);
       next = out;
     }
+    pass.end();
     return { commands: encoder.finish(), next };
   };
 
-  /** Submitted piece by piece while it is recorded; the clock runs from the first. */
+  /**
+   * Submitted piece by piece while it is recorded, and disposed once submitted, as a network does with what it needs no
+   * longer; the clock runs from the first.
+   */
   const recorded: RunChain = async (count) => {
-    const made: Tensor[] = [];
+    let old: Tensor[] = [];
     const start = performance.now();
     let next = q;
     for (let n = 0; n < count; n += CALLS_A_SUBMISSION) {
+      const made: Tensor[] = [];
       const piece = record(Math.min(CALLS_A_SUBMISSION, count - n), n, next, made);
       device.queue.submit([piece.commands]);
-      next = piece.next;
+      for (const tensor of old) tensor.dispose();
+      [old, next] = [made, piece.next];
     }
     await device.queue.onSubmittedWorkDone();
     const ms = performance.now() - start;
-    for (const tensor of made) tensor.dispose();
+    for (const tensor of old) tensor.dispose();
     return ms;
   };
 
@@ -149,9 +155,14 @@ async function place({ fa, device }: Opened, item: AttentionCase, data: CaseNumb
   };
 }
 
-/** Milliseconds that calls of a case keep the processor busy: recorded and submitted too. */
+/**
+ * Milliseconds that calls of a case keep the processor busy: recorded and submitted too, on a device of the back end's own, as
+ * most have it.
+ */
 export async function callCostOnWebgpu(item: AttentionCase, spec: PlayerSpec): Promise<number[]> {
-  const { fa } = await openFa(spec);
+  const { tier, software = false } = spec;
+  await openAdapter(software ? SOFTWARE_FLAGS : [], software);
+  const fa = await createAttention({ backends: [webgpu({ tier, software })] });
   const { q, keys } = upload(fa, item, numbersOf(item));
   const [{ k, v }] = keys;
   const times = await costOf(fa, async () => (await fa.attention(q, k, v)).out.dispose(), spec.software);
