@@ -4,22 +4,17 @@
 import { playwright } from "@vitest/browser-playwright";
 import { defaultClientConditions, defaultServerConditions } from "vite";
 import { defineConfig, type TestProjectInlineConfiguration } from "vitest/config";
-import { findChromium, findLavapipe, findOracle, findSoftwareVulkan, offerVulkanLoader } from "./tools/test-needs.ts";
+import {
+  CHROMIUM_ARGS,
+  CHROMIUM_WEBGPU_ARGS,
+  findChromium,
+  findLavapipe,
+  findOracle,
+  findSoftwareVulkan,
+  offerVulkanLoader,
+} from "./tools/test-needs.ts";
 
 const BROWSER_TESTS = "packages/*/test/**/*.browser.test.ts";
-
-/** WebGPU on SwiftShader, and not a word to the network. */
-const CHROMIUM_ARGS = [
-  "--no-sandbox",
-  "--enable-unsafe-webgpu",
-  // Shaders compile 20 times faster without it.
-  "--disable-dawn-features=use_vulkan_zero_initialize_workgroup_memory_extension",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
 
 const vulkan = findSoftwareVulkan();
 offerVulkanLoader(vulkan);
@@ -59,7 +54,7 @@ function browser(executablePath: string): TestProjectInlineConfiguration {
         enabled: true,
         headless: true,
         screenshotFailures: false,
-        provider: playwright({ launchOptions: { executablePath, args: CHROMIUM_ARGS } }),
+        provider: playwright({ launchOptions: { executablePath, args: [...CHROMIUM_ARGS, ...CHROMIUM_WEBGPU_ARGS] } }),
         instances: [{ browser: "chromium" }],
       },
     },

@@ -7,6 +7,7 @@ const all: readonly Ran[] = [
   { project: "node", file: "packages/conformance/test/conformance.webgpu.test.ts", passed: 9 },
   { project: "browser", file: "packages/backend-wasm/test/conformance.wasm.browser.test.ts", passed: 1 },
   { project: "browser", file: "packages/conformance/test/conformance.webgpu.browser.test.ts", passed: 9 },
+  { project: "node", file: "apps/web/test/page.test.ts", passed: 9 },
   { project: "node", file: "packages/conformance/test/conformance.cuda.test.ts", passed: 9 },
 ];
 
@@ -21,11 +22,13 @@ test("a back end that did not run is named", () => {
     "webgpu in Node",
     "wasm in Chromium",
     "webgpu in Chromium",
+    "the web page in Chromium",
     "CUDA kernels on the CPU",
   ]);
   expect(missingRequired(all.slice(0, 3))).toEqual([
     "wasm in Chromium",
     "webgpu in Chromium",
+    "the web page in Chromium",
     "CUDA kernels on the CPU",
   ]);
 });

@@ -12,6 +12,7 @@ const REQUIRED = [
   { name: "webgpu in Node", project: "node", file: "conformance.webgpu.test.ts" },
   { name: "wasm in Chromium", project: "browser", file: "conformance.wasm.browser.test.ts" },
   { name: "webgpu in Chromium", project: "browser", file: "conformance.webgpu.browser.test.ts" },
+  { name: "the web page in Chromium", project: "node", file: "page.test.ts" },
   { name: "CUDA kernels on the CPU", project: "node", file: "conformance.cuda.test.ts" },
 ] as const;
 

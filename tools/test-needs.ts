@@ -87,6 +87,23 @@ function unpackChromium(): Unpacked | string {
 /** FA_NPM_CHROMIUM=1 passes the system's browser and driver over, to try the npm package's. */
 const npmOnly = (): boolean => process.env["FA_NPM_CHROMIUM"] === "1";
 
+/** Not a word to the network. */
+export const CHROMIUM_ARGS: readonly string[] = [
+  "--no-sandbox",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+];
+
+/** WebGPU on SwiftShader. */
+export const CHROMIUM_WEBGPU_ARGS: readonly string[] = [
+  "--enable-unsafe-webgpu",
+  // Shaders compile 20 times faster without it.
+  "--disable-dawn-features=use_vulkan_zero_initialize_workgroup_memory_extension",
+];
+
 /** A Chromium to run headless. */
 export function findChromium(): Need {
   if (!npmOnly()) {

@@ -1,4 +1,5 @@
 import {
+  clockGrainMs,
   countFlops,
   DTYPES,
   FaError,
@@ -225,16 +226,25 @@ function operationsOf(problem: Problem): number {
 /** Operations of a round of `faRoofArithmetic`: 12 accumulators of 4 lanes, a multiplication and an addition each. */
 const FLOPS_A_ROUND = 12 * 4 * 2;
 
-/** The best of many short measurements, in about 100 ms: other work on the machine only ever slows one down. */
+/** Shorter measurements than so many steps of the clock do not count. */
+const LEAST_GRAINS = 50;
+
+/**
+ * The best of many short measurements, in about 100 ms: other work on the machine only ever slows one down. They are made longer
+ * where the clock is too coarse for them, as in pages that are not cross-origin isolated.
+ */
 export function measureRoof(module: FaWasmModule, budgetMs = 100): number {
-  const rounds = 1 << 16;
+  let rounds = 1 << 16;
   let gflops = 0;
+  const leastMs = LEAST_GRAINS * clockGrainMs();
   const deadline = performance.now() + budgetMs;
   do {
     const start = performance.now();
     module._faRoofArithmetic(rounds);
-    gflops = Math.max(gflops, (rounds * FLOPS_A_ROUND) / (performance.now() - start) / 1e6);
-  } while (performance.now() < deadline);
+    const ms = performance.now() - start;
+    if (ms < leastMs) rounds *= 2;
+    else gflops = Math.max(gflops, (rounds * FLOPS_A_ROUND) / ms / 1e6);
+  } while (gflops === 0 || performance.now() < deadline);
   return gflops;
 }
 

@@ -8,7 +8,7 @@ const WORKGROUPS = 4096;
 /** A round of roof.wgsl: 256 invocations, 8 accumulators of 4 lanes, a multiplication and an addition each. */
 const FLOPS_A_ROUND = WORKGROUPS * 256 * 8 * 4 * 2;
 
-/** Float32 multiply-adds in registers: the best of some runs whose length doubles until they take long enough to time. */
+/** Float32 multiply-adds in registers: the best of some runs, whose length doubles until they take long enough to be timed. */
 export async function measureRoof(device: Device, budgetMs = 100): Promise<Roof> {
   const { gpu } = device;
   const module = gpu.createShaderModule({ code: expand("roof.wgsl", {}, SHADERS) });
@@ -22,7 +22,7 @@ export async function measureRoof(device: Device, budgetMs = 100): Promise<Roof>
   let gflops = 0;
   try {
     const deadline = performance.now() + budgetMs;
-    for (let rounds = 1; performance.now() < deadline;) {
+    for (let rounds = 1; gflops === 0 || performance.now() < deadline;) {
       gpu.queue.writeBuffer(uniforms, 0, Uint32Array.of(rounds));
       gpu.queue.writeBuffer(uniforms, 4, Float32Array.of(0.999));
       const encoder = gpu.createCommandEncoder();
@@ -35,8 +35,8 @@ export async function measureRoof(device: Device, budgetMs = 100): Promise<Roof>
       gpu.queue.submit([encoder.finish()]);
       await device.settle("measuring the roof", gpu.queue.onSubmittedWorkDone());
       const ms = performance.now() - start;
-      gflops = Math.max(gflops, (rounds * FLOPS_A_ROUND) / ms / 1e6);
       if (ms < budgetMs / 8) rounds *= 2;
+      else gflops = Math.max(gflops, (rounds * FLOPS_A_ROUND) / ms / 1e6);
     }
   } finally {
     uniforms.destroy();

@@ -33,7 +33,7 @@ function run(...args: string[]) {
 describe("fa-conformance", () => {
   it("prints a table by capability and exits 0 when all pass", () => {
     const { status, stdout } = run("--backend", "reference", "--capability", "tutorial,causal");
-    expect(stdout).toMatch(/tutorial\s*│\s*4 │\s*0 │\s*0/);
+    expect(stdout).toMatch(/tutorial +4 +0 +0 +\d/);
     expect(stdout).toMatch(/causal/);
     expect(stdout.trim()).toMatch(/\d+ passed, 0 failed, 0 refused$/);
     expect(status).toBe(0);

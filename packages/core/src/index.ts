@@ -52,6 +52,7 @@ export {
   type RowStrides,
   type TensorSpec,
 } from "./problem.ts";
+export { clockGrainMs } from "./clock.ts";
 export { Queue } from "./queue.ts";
 export { describePlan, plan, refusalError, type KernelRow, type Plan, type Refusal, type Tile } from "./plan.ts";
 export {
