@@ -1,8 +1,9 @@
 import { FaError, type Attention } from "@fa/core";
 import type { Case } from "./cases.ts";
-import { measure, LEAST_SAMPLES, type Timing } from "./measure.ts";
+import { measure, wallClock, LEAST_SAMPLES, type Clock } from "./measure.ts";
 import type { Outcome } from "./results.ts";
 import { place } from "./place.ts";
+import type { Results, Subject } from "./subject.ts";
 
 /** No case may take more than this share of the budget, so that a slow one leaves time for others and Ctrl-C is heard. */
 const MOST_OF_BUDGET = 1 / 4;
@@ -10,11 +11,20 @@ const MOST_OF_BUDGET = 1 / 4;
 export interface BenchOptions {
   /** A fresh instance of the back end: each case has its own, so that memory is the case's and a lost device costs one. */
   readonly open: () => Promise<Attention>;
+  /** Tells what a device itself takes for commands that are recorded, where it has a clock; else the wall's is looked at. */
+  readonly deviceTimer?: ((fa: Attention) => DeviceTimer | undefined) | undefined;
   /** What all cases together may take. One that would take too much of it is skipped, and says so. */
   readonly budgetMs: number;
   /** What the samples of one case may take. */
   readonly sampleMs: number;
   readonly signal: AbortSignal;
+}
+
+export interface DeviceTimer {
+  /** Milliseconds on the device from the begin of what is recorded to its end. */
+  time(record: (encoder: unknown) => void): Promise<number>;
+  /** As of `Clock`. */
+  readonly sampleMs: number;
 }
 
 /**
@@ -23,7 +33,7 @@ export interface BenchOptions {
  */
 export async function* bench(
   cases: readonly Case[],
-  { open, budgetMs, sampleMs, signal }: BenchOptions,
+  { open, deviceTimer, budgetMs, sampleMs, signal }: BenchOptions,
 ): AsyncGenerator<Outcome> {
   /** The best rate so far tells how long the next case will take. */
   let flopsPerMs = 0;
@@ -54,17 +64,17 @@ export async function* bench(
       };
       continue;
     }
-    const outcome = await runCase(item, { open, breathe, sampleMs });
+    const outcome = await runCase(item, { open, deviceTimer, breathe, sampleMs });
     if (outcome.outcome === "measured") flopsPerMs = Math.max(flopsPerMs, facts.flops / outcome.timing.medianMs);
     yield outcome;
   }
 }
 
-interface CaseOptions extends Pick<BenchOptions, "open" | "sampleMs"> {
+interface CaseOptions extends Pick<BenchOptions, "open" | "deviceTimer" | "sampleMs"> {
   readonly breathe: () => Promise<void>;
 }
 
-async function runCase(item: Case, { open, breathe, sampleMs }: CaseOptions): Promise<Outcome> {
+async function runCase(item: Case, { open, deviceTimer, breathe, sampleMs }: CaseOptions): Promise<Outcome> {
   const { facts } = item;
   try {
     await using fa = await open();
@@ -78,15 +88,36 @@ async function runCase(item: Case, { open, breathe, sampleMs }: CaseOptions): Pr
     const verification = await placed.verify(results);
     results.dispose();
     if (!verification.ok) return { ...facts, outcome: "wrong", verification };
-    const once = async (): Promise<void> => (await placed.call()).dispose();
-    const timing: Timing = await measure(once, () => fa.sync(), firstMs, { budgetMs: sampleMs, breathe });
-    return { ...facts, outcome: "measured", verification, timing, peakBytes: fa.memory().peakBytes };
+    const { peakBytes } = fa.memory();
+    const inputSets = placed.takeTurns?.() ?? 1;
+    const timing = await measure(clockOf(fa, placed, deviceTimer?.(fa)), { firstMs, budgetMs: sampleMs, breathe });
+    return { ...facts, outcome: "measured", verification, timing: { ...timing, inputSets }, peakBytes };
   } catch (error) {
     if (error instanceof FaError) return { ...facts, outcome: "failed", reason: error.message };
     // What engines throw for arrays that no memory holds.
     if (error instanceof RangeError) return { ...facts, outcome: "failed", reason: `host memory: ${error.message}` };
     throw error;
   }
+}
+
+function clockOf(fa: Attention, placed: Subject, timer: DeviceTimer | undefined): Clock {
+  if (!timer || !placed.record)
+    return wallClock(
+      async () => (await placed.call()).dispose(),
+      () => fa.sync(),
+    );
+  return {
+    timer: "gpu",
+    sampleMs: timer.sampleMs,
+    async time(calls) {
+      const made: Results[] = [];
+      const ms = await timer.time((encoder) => {
+        for (let n = 0; n < calls; n++) made.push(placed.record!(encoder));
+      });
+      for (const results of made) results.dispose();
+      return ms;
+    },
+  };
 }
 
 function seconds(ms: number): string {

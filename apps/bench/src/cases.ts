@@ -10,9 +10,10 @@ import {
   type TensorSpec,
 } from "@fa/core";
 import type { GoldenModule } from "./golden.ts";
+import { attentionBytes, moduleBytes } from "./traffic.ts";
 
 /** Where a case stands in tables and results. */
-export const GROUPS = ["tutorial", "module", "sweep", "contest"] as const;
+export const GROUPS = ["tutorial", "module", "sweep", "contest", "run"] as const;
 export type Group = (typeof GROUPS)[number];
 
 export const PASSES = ["forward", "backward", "fwd+bwd"] as const;
@@ -32,15 +33,18 @@ export interface CaseFacts {
   readonly Sq: number;
   readonly Skv: number;
   readonly D: number;
+  readonly Dv: number;
   readonly causal: boolean;
   /** Multiplications and additions of visible pairs, and of the projections. */
   readonly flops: number;
+  /** The least that memory has to move: every input that is needed read once, every result written once. */
+  readonly bytes: number;
   /** What the B x H x Sq x Skv float32 scores would take, if they were stored. */
   readonly scoresBytes: number;
 }
 
 /** Options of a case: those whose tensors `numbersOf` can make. */
-export type CaseOptions = Omit<AttentionOptionsOf<TensorSpec>, "mask" | "sinks" | "layout">;
+export type CaseOptions = Omit<AttentionOptionsOf<TensorSpec>, "layout">;
 
 export interface AttentionCase {
   readonly kind: "attention";
@@ -115,6 +119,8 @@ export interface AttentionSpec {
   readonly q: readonly number[];
   /** Shape of k and v; that of q unless given. */
   readonly kv?: readonly number[];
+  /** Of v, where it is not that of k. */
+  readonly Dv?: number;
   readonly dtype?: FloatDType;
   readonly pass?: "forward" | "backward";
   readonly options?: CaseOptions;
@@ -125,10 +131,10 @@ export interface AttentionSpec {
 /** @throws FaError for what attention refuses */
 export function attentionCase(spec: AttentionSpec): AttentionCase {
   const { group, name, title, q: shape, kv = shape, dtype = "float32", pass = "forward", options = {} } = spec;
-  const { ramped = false, timed = "calls" } = spec;
-  const inputs = { q: { shape, dtype }, k: { shape: kv, dtype }, v: { shape: kv, dtype } };
+  const { ramped = false, timed = "calls", Dv: dimOfV = kv.at(-1)! } = spec;
+  const inputs = { q: { shape, dtype }, k: { shape: kv, dtype }, v: { shape: [...kv.slice(0, -1), dimOfV], dtype } };
   const problem = attentionProblem(inputs, options, pass === "forward" ? "attention" : "attentionBackward");
-  const { B, H, Hkv, Sq, Skv, D, program } = problem;
+  const { B, H, Hkv, Sq, Skv, D, Dv, program } = problem;
   const facts: CaseFacts = {
     id: `${group}/${name}`,
     title,
@@ -141,8 +147,10 @@ export function attentionCase(spec: AttentionSpec): AttentionCase {
     Sq,
     Skv,
     D,
+    Dv,
     causal: step(program, "visibility") !== undefined,
     flops: countFlops(problem),
+    bytes: attentionBytes(problem),
     scoresBytes: B * H * Sq * Skv * 4,
   };
   return { kind: "attention", facts, inputs, options, problem, ramped, timed };
@@ -165,8 +173,10 @@ export function moduleCases(golden: GoldenModule): Case[] {
       Sq: S,
       Skv: S,
       D: E / H,
+      Dv: E / H,
       causal,
       flops: moduleFlops(golden, pass),
+      bytes: moduleBytes(golden.options, B * S, pass),
       scoresBytes: B * H * S * S * 4,
     };
     return { kind: "module", facts, golden };

@@ -179,7 +179,7 @@ async function play(
       }
       const { callMs, callsPerSample } = await (placed.pace?.() ?? paceOf(placed, first));
       runners.push({ place, contestant, placed, first, callsPerSample, samples: [] });
-      const timing = timingOf([callMs], first, callsPerSample);
+      const timing = timingOf([callMs], first, callsPerSample, placed);
       entries[place] = {
         ...item.facts,
         contestant: id,
@@ -224,7 +224,7 @@ async function play(
   for (const { place, contestant, placed, first, callsPerSample, samples } of runners) {
     const entry = entries[place];
     if (entry.outcome !== "measured") continue;
-    entries[place] = { ...entry, timing: timingOf(samples, first, callsPerSample) };
+    entries[place] = { ...entry, timing: timingOf(samples, first, callsPerSample, placed) };
     await attempt(place, contestant, () => placed.free());
   }
   return { match, entries, gauges: gauged };
@@ -236,7 +236,7 @@ const truthHere = async (item: AttentionCase): Promise<Truth> => truthOf(item, n
 function allowed(verification: Verification, { mayErr = 1 }: Contestant, { facts }: AttentionCase): Verification {
   const { ok, ofTolerance, against } = verification;
   if (ok || facts.dtype === "float32" || !(ofTolerance <= mayErr)) return verification;
-  return { ...verification, ok: true, against: `${against}, ${mayErr} times the tolerance` };
+  return { ...verification, ok: true, mayErr, against: `${against}, ${mayErr} times the tolerance` };
 }
 
 /** The pace of single calls. */
@@ -251,7 +251,12 @@ async function paceOf(placed: Placed, first: FirstCall): Promise<Pace> {
   return { callMs, callsPerSample: Math.max(1, Math.ceil(SAMPLE_MS / Math.max(callMs, 0.01))) };
 }
 
-function timingOf(samples: readonly number[], { ms: firstMs }: FirstCall, callsPerSample: number): Timing {
+function timingOf(
+  samples: readonly number[],
+  { ms: firstMs }: FirstCall,
+  callsPerSample: number,
+  placed: Placed,
+): Timing {
   const times = samples.toSorted((a, b) => a - b);
   return {
     medianMs: quantile(times, 0.5),
@@ -260,5 +265,6 @@ function timingOf(samples: readonly number[], { ms: firstMs }: FirstCall, callsP
     firstMs,
     samples: times.length,
     callsPerSample,
+    timer: placed.pace ? "chains" : "wall",
   };
 }

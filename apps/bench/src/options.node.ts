@@ -5,7 +5,7 @@ import { FLOAT_DTYPES, nearest, type FloatDType } from "@fa/core";
 import type { Terminal } from "./terminal.node.ts";
 
 /** Back ends that something is required of. */
-const WITH_TARGETS = ["wasm", "webgpu", "cuda"] as const;
+export const WITH_TARGETS = ["wasm", "webgpu", "cuda"] as const;
 /** Back ends that `@fa/core/auto` knows, in its order. */
 export const BACKENDS = ["cuda", "webgpu", "wasm", "reference"] as const;
 
@@ -42,6 +42,8 @@ const HELP = `
 Every result is verified against the float64 reference or PyTorch's golden data before it is timed.
 Exit codes: 0 all right, 1 a wrong or failed case of ours or a bad argument, 130 stopped by Ctrl-C.
 
+fa-bench COMMAND --help (npm run bench -- COMMAND --help) tells what a command takes.
+
 Examples:
   npm start
   npm start -- --backend wasm --sizes 512,1024 --json results.json --plot sweep.svg
@@ -51,13 +53,10 @@ Examples:
   npm run bench -- --targets webgpu --peers --json gpu.json
   npm run bench -- --targets cuda --peers --json cuda.json`;
 
-/**
- * The options of a command line. Whatever can be found wrong before any work is found here.
- * @throws CommanderError, after its message has been written; with exit code 0 for --help and --version
- */
-export function parseOptions(argv: readonly string[], terminal: Terminal): Options {
-  const program = new Command("fa-bench")
-    .description("Runs the best @fa back end of this machine: verified first, then timed.")
+/** The command line without its subcommands. */
+export function mainCommand(terminal: Terminal): Command {
+  return new Command("fa-bench")
+    .description("Runs the best @fa back end of this machine: verified first, then timed. Other jobs have commands.")
     .version(version(), "--version", "print the version")
     .helpOption("--help", "print this help")
     .option("--backend <name>", `take this one: ${BACKENDS.join(", ")}`, backendName)
@@ -87,14 +86,19 @@ export function parseOptions(argv: readonly string[], terminal: Terminal): Optio
     .option("--plot <file.svg>", "draw GFLOP/s over S", writable(".svg"))
     .option("--machine <name>", "what results call this machine (default: its processor)")
     .addHelpText("after", HELP)
-    .allowExcessArguments(false)
     .showHelpAfterError("Run with --help for the options.")
     .configureOutput({
       writeOut: (text) => terminal.print(text.trimEnd()),
       writeErr: (text) => terminal.complain(text.trimEnd()),
     })
     .exitOverride();
-  program.parse(argv, { from: "user" });
+}
+
+/**
+ * What was asked of the command line without subcommands. Whatever can be found wrong before any work is found here.
+ * @throws CommanderError, after its message has been written
+ */
+export function optionsOf(program: Command): Options {
   const options = program.opts<Omit<Options, Depends> & Partial<Pick<Options, Depends>>>();
   const isChosen = (name: string): boolean => program.getOptionValueSource(name) !== "default";
   const chosen = { sizes: isChosen("sizes"), dim: isChosen("dim") };
@@ -120,7 +124,7 @@ function version(): string {
   return (JSON.parse(manifest) as { version: string }).version;
 }
 
-function oneOf<T extends string>(known: readonly T[], value: string): T {
+export function oneOf<T extends string>(known: readonly T[], value: string): T {
   if ((known as readonly string[]).includes(value)) return value as T;
   const near = nearest(value, known);
   throw new InvalidArgumentError(
@@ -131,7 +135,7 @@ function oneOf<T extends string>(known: readonly T[], value: string): T {
 const backendName = (value: string): string => oneOf(BACKENDS, value);
 const dtypeName = (value: string): FloatDType => oneOf(FLOAT_DTYPES, value);
 
-function wholeNumber(value: string): number {
+export function wholeNumber(value: string): number {
   const number = Number(value);
   if (!/^\d+$/.test(value) || number < 1 || !Number.isSafeInteger(number)) {
     throw new InvalidArgumentError("It must be a whole number from 1.");
@@ -139,7 +143,7 @@ function wholeNumber(value: string): number {
   return number;
 }
 
-function list(flags: string, description: string): Option {
+export function list(flags: string, description: string): Option {
   return new Option(flags, description).argParser((value: string) => {
     const sizes = value.split(",").map((size) => {
       try {
@@ -152,7 +156,7 @@ function list(flags: string, description: string): Option {
   });
 }
 
-function seconds(value: string): number {
+export function seconds(value: string): number {
   const number = Number(value);
   if (value.trim() === "" || !(number > 0 && number < Infinity)) {
     throw new InvalidArgumentError("It must be a number of seconds above 0.");
@@ -161,7 +165,7 @@ function seconds(value: string): number {
 }
 
 /** A path that can be written to, found out before the run and without making the file. */
-function writable(extension = ""): (value: string) => string {
+export function writable(extension = ""): (value: string) => string {
   return (value) => {
     const path = resolve(value);
     const refuse = (why: string): never => {

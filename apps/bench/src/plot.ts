@@ -1,4 +1,11 @@
-import { BarChart, LineChart, type BarSeriesOption, type LineSeriesOption } from "echarts/charts";
+import {
+  BarChart,
+  LineChart,
+  ScatterChart,
+  type BarSeriesOption,
+  type LineSeriesOption,
+  type ScatterSeriesOption,
+} from "echarts/charts";
 import {
   GridComponent,
   LegendComponent,
@@ -11,13 +18,33 @@ import {
 } from "echarts/components";
 import { init, use, type ComposeOption } from "echarts/core";
 import { SVGRenderer } from "echarts/renderers";
-import { gflopsOf, isMeasured, type ContestFile, type Entry, type RunFile } from "./results.ts";
+import {
+  gflopsOf,
+  isMeasured,
+  type ContestFile,
+  type Entry,
+  type Measured,
+  type ResultsFile,
+  type RunFile,
+} from "./results.ts";
+import { rate } from "./columns.ts";
+import { rooflineOf } from "./roofline.ts";
 
-use([BarChart, LineChart, GridComponent, LegendComponent, MarkLineComponent, TitleComponent, SVGRenderer]);
+use([
+  BarChart,
+  LineChart,
+  ScatterChart,
+  GridComponent,
+  LegendComponent,
+  MarkLineComponent,
+  TitleComponent,
+  SVGRenderer,
+]);
 
 export type ChartOption = ComposeOption<
   | BarSeriesOption
   | LineSeriesOption
+  | ScatterSeriesOption
   | GridComponentOption
   | LegendComponentOption
   | MarkLineComponentOption
@@ -46,7 +73,10 @@ export const PAPER: Look = {
 };
 
 /** Ours first; peers in the order in which they take part. */
-const BARS = ["#0969da", "#bc4c00", "#1a7f37", "#9a6700"];
+const BARS = ["#0969da", "#bc4c00", "#1a7f37", "#9a6700", "#8250df", "#cf222e"];
+
+/** A line of a chart from one point to another, with its name. */
+type Limit = [{ name: string; coord: number[]; label: object }, { coord: number[] }];
 
 /** Of every chart. */
 const axisOf = ({ text, faint, grid }: Look) =>
@@ -75,19 +105,21 @@ const roofLine = ({ roof }: Look, gflops: number, formatter: string) => ({
   data: [{ yAxis: gflops }],
 });
 
-/** GFLOP/s over S, causal and not, under the roof; undefined when the run measured no sweep. */
+/** GFLOP/s over S under the roof: causal and not, or what else was asked for. Undefined when the run measured no sweep. */
 export function sweepChart({ outcomes, roof, backend, machine }: RunFile, look: Look = PAPER): ChartOption | undefined {
-  const sweep = outcomes.filter(isMeasured).filter(({ group }) => group === "sweep");
+  const sweep = outcomes.filter(isMeasured).filter(({ group }) => group === "sweep" || group === "run");
   if (sweep.length === 0) return undefined;
-  const { H, D, dtype } = sweep[0];
-  const series = [false, true].map((causal): LineSeriesOption => {
-    const points = sweep.filter((outcome) => outcome.causal === causal).map((o) => [o.Sq, gflopsOf(o)]);
-    const color = causal ? look.causal : look.full;
+  const [{ B, H, D, dtype, pass, group }] = sweep;
+  const lines = Map.groupBy(sweep, nameOfLine);
+  const colours = [look.full, look.causal, ...BARS.slice(2)];
+  const series = [...lines].map(([name, members], n): LineSeriesOption => {
+    const points = members.map((o) => [o.Skv, gflopsOf(o)]);
+    const color = colours[n % colours.length];
     return {
       type: "line",
-      name: causal ? "causal" : "full",
+      name,
       data: points,
-      symbol: causal ? "rect" : "circle",
+      symbol: n % 2 === 1 ? "rect" : "circle",
       symbolSize: 7,
       lineStyle: { width: 2, color },
       itemStyle: { color },
@@ -96,7 +128,7 @@ export function sweepChart({ outcomes, roof, backend, machine }: RunFile, look: 
   const top = Math.max(roof.gflops, ...sweep.map(gflopsOf));
   series[0].markLine = roofLine(look, roof.gflops, `roof ${roof.gflops.toFixed(1)} GFLOP/s: ${roof.what}`);
   // Whole powers of two around the sizes, so that every tick is one.
-  const sizes = sweep.map(({ Sq }) => Math.log2(Sq));
+  const sizes = sweep.map(({ Skv }) => Math.log2(Skv));
   const first = 2 ** Math.floor(Math.min(...sizes));
   const last = 2 ** Math.ceil(Math.max(...sizes));
   const axis = axisOf(look);
@@ -105,11 +137,17 @@ export function sweepChart({ outcomes, roof, backend, machine }: RunFile, look: 
     backgroundColor: look.background,
     title: titled(
       look,
-      `Attention forward, back end ${backend.name}`,
-      `B 1, H ${H}, D ${D}, ${dtype}, ${machine.name}, ${backend.device}`,
+      `Attention${group === "sweep" ? ` ${pass}` : ""}, back end ${backend.name}`,
+      `B ${B}, H ${H}, D ${D}, ${group === "sweep" ? `${dtype}, ` : ""}${machine.name}, ${backend.device}`,
     ),
-    legend: { data: ["full", "causal"], right: 24, bottom: 8, textStyle: { color: look.text, fontSize: 13 } },
-    grid: { left: 72, right: 32, top: 76, bottom: 66 },
+    legend: {
+      data: [...lines.keys()],
+      ...(lines.size > 2 ? { left: "center" } : { right: 24 }),
+      bottom: 8,
+      itemGap: 24,
+      textStyle: { color: look.text, fontSize: 13 },
+    },
+    grid: { left: 72, right: 32, top: 76, bottom: lines.size > 2 ? 86 : 66 },
     xAxis: {
       ...axis,
       type: "log",
@@ -131,6 +169,97 @@ export function sweepChart({ outcomes, roof, backend, machine }: RunFile, look: 
     series,
   };
 }
+
+/** "causal", or of sweeps of one's own "forward, float32" and the options. */
+function nameOfLine({ group, causal, pass, Sq, dtype, title }: Measured): string {
+  if (group === "sweep") return causal ? "causal" : "full";
+  const [, ...options] = title.split(", ");
+  return [Sq === 1 ? "decode" : pass, dtype, ...options].join(", ");
+}
+
+/**
+ * Attained rates over arithmetic intensity, under the roofs of arithmetic and the slope of memory; undefined when nothing was
+ * measured. Both axes are logarithmic.
+ */
+export function rooflineChart(file: ResultsFile, look: Look = PAPER): ChartOption | undefined {
+  const { roofs, points } = rooflineOf(file);
+  if (points.length === 0) return undefined;
+  const { arithmetic, bandwidth } = roofs;
+  const peak = Math.max(...arithmetic.map(({ gflops }) => gflops), ...points.map(({ gflops }) => gflops));
+  const ridges = bandwidth ? arithmetic.map(({ gflops }) => gflops / bandwidth.gbs) : [];
+  const intensities = [...points.map(({ intensity }) => intensity), ...ridges];
+  const [left, right] = [tenBelow(Math.min(...intensities)), tenAbove(Math.max(...intensities))];
+  const limit = (name: string, position: "insideEndTop" | "insideMiddleTop", from: number[], to: number[]): Limit => [
+    { name, coord: from, label: { show: true, position, formatter: name, color: look.roof, fontSize: 12 } },
+    { coord: to },
+  ];
+  const highest = arithmetic.at(-1);
+  const limits = arithmetic.map(({ gflops, what }) =>
+    limit(
+      `${rate(gflops)} GFLOP/s: ${what}`,
+      "insideEndTop",
+      [bandwidth ? gflops / bandwidth.gbs : left, gflops],
+      [right, gflops],
+    ),
+  );
+  // Below the highest roof all slopes are one.
+  if (bandwidth && highest) {
+    const ridge = [highest.gflops / bandwidth.gbs, highest.gflops];
+    limits.push(limit(`${rate(bandwidth.gbs)} GB/s`, "insideMiddleTop", [left, bandwidth.gbs * left], ridge));
+  }
+  const dots = [...Map.groupBy(points, ({ who }) => who)].map(([name, members], n): ScatterSeriesOption => ({
+    type: "scatter",
+    name,
+    data: members.map(({ intensity, gflops }) => [intensity, gflops]),
+    symbol: (["circle", "rect", "triangle", "diamond"] as const)[n % 4],
+    symbolSize: 8,
+    itemStyle: { color: BARS[n % BARS.length] },
+    ...(n === 0 && {
+      markLine: {
+        silent: true,
+        symbol: "none",
+        lineStyle: { color: look.roof, width: 1.5, type: "solid" },
+        data: limits,
+      },
+    }),
+  }));
+  const memory = bandwidth ? `memory ${rate(bandwidth.gbs)} GB/s: ${bandwidth.what}` : "memory not measured";
+  const axis = axisOf(look);
+  return {
+    animation: false,
+    backgroundColor: look.background,
+    title: titled(look, "Attained rates under the roofs", `${file.machine.name}; ${memory}`),
+    legend: {
+      data: dots.map(({ name }) => String(name)),
+      bottom: 8,
+      itemGap: 24,
+      textStyle: { color: look.text, fontSize: 12 },
+    },
+    grid: { left: 72, right: 32, top: 76, bottom: 86 },
+    xAxis: {
+      ...axis,
+      type: "log",
+      name: "arithmetic intensity (flop/byte)",
+      nameGap: 30,
+      min: left,
+      max: right,
+      axisLabel: { ...axis.axisLabel, formatter: String },
+    },
+    yAxis: {
+      ...axis,
+      type: "log",
+      name: "speed (GFLOP/s)",
+      nameGap: 52,
+      min: tenBelow(Math.min(...points.map(({ gflops }) => gflops))),
+      max: tenAbove(peak),
+      axisLabel: { ...axis.axisLabel, formatter: String },
+    },
+    series: dots,
+  };
+}
+
+const tenBelow = (value: number): number => 10 ** Math.floor(Math.log10(value));
+const tenAbove = (value: number): number => 10 ** Math.ceil(Math.log10(value));
 
 /** The head dim that every peer is compared on. */
 const CHART_DIM = 64;

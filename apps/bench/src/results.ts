@@ -4,21 +4,20 @@
  */
 import { DTYPES, FaError, type CandidateReport, type FloatDType, type Roof } from "@fa/core";
 import { GROUPS, PASSES, type CaseFacts } from "./cases.ts";
-import type { Timing } from "./measure.ts";
+import { TIMERS, type Timing } from "./measure.ts";
 import { BOUNDS, LACKS, stateOf, UNITS, type TargetOutcome } from "./target.ts";
-import type { Verification } from "./verify.ts";
+import { bytesOfSizes, moduleBytes } from "./traffic.ts";
+import type { Passed, Refuted } from "./verify.ts";
 
 export const SCHEMA = "fa-bench";
 /**
  * 2: `kind`; cases tell Hkv, Sq and Skv apart. 3: `contestOf`, `gpu`, `kernel`, rates and times of GPUs. 4: contests of CUDA,
- * whose `gpu` has `cuda` in place of `webgpu`.
+ * whose `gpu` has `cuda` in place of `webgpu`. 5: `timer`, `warmUpCalls`, `inputSets`; `Dv` and `bytes` of cases; `bandwidth` and
+ * `matrixRoof` of a run; `mayErr`.
  */
-export const VERSION = 4;
-/**
- * A contest of version 2 was one of the wasm back end, and is nothing else but one of version 4 without a GPU; one of version 3
- * is one of version 4.
- */
-const READABLE: readonly unknown[] = [2, 3, VERSION];
+export const VERSION = 5;
+/** Older versions that can be read: what they lack follows from what they have (`upgraded`). */
+const READABLE: readonly unknown[] = [2, 3, 4, VERSION];
 
 export interface Machine {
   /** What people call it. */
@@ -36,14 +35,14 @@ export type Outcome = CaseFacts &
   (
     | {
         readonly outcome: "measured";
-        readonly verification: Verification;
+        readonly verification: Passed;
         readonly timing: Timing;
         /** The most that tensors and workspace took on the device; null where the library does not tell. */
         readonly peakBytes: number | null;
         /** The kernel that ran, where there are several. */
         readonly kernel?: string | undefined;
       }
-    | { readonly outcome: "wrong"; readonly verification: Verification }
+    | { readonly outcome: "wrong"; readonly verification: Refuted }
     | { readonly outcome: "failed" | "skipped"; readonly reason: string }
   );
 
@@ -66,10 +65,28 @@ export interface RunFile extends AnyFile {
   readonly kind: "run";
   /** What the device's arithmetic can do at best, measured in the same run. */
   readonly roof: Roof;
-  readonly backend: { readonly name: string; readonly device: string };
+  /** The same of its matrix units, where back ends use them and `roof` is not of them. */
+  readonly matrixRoof?: Roof | undefined;
+  /** What its memory moves at best; null where nothing measures it. */
+  readonly bandwidth: Bandwidth | null;
+  readonly backend: BackendFacts;
   /** Every back end that was tried, and why each was or was not taken. */
   readonly candidates: readonly CandidateReport[];
   readonly outcomes: readonly Outcome[];
+}
+
+export interface BackendFacts {
+  readonly name: string;
+  readonly device: string;
+  /** Version, driver and what else its speed depends on, where it tells. */
+  readonly identity?: string | undefined;
+}
+
+/** The rate of memory, measured. */
+export interface Bandwidth {
+  readonly gbs: number;
+  /** What was measured: "reading 256 MiB". */
+  readonly what: string;
 }
 
 /** Several libraries over the same cases, taking turns: what `--peers` and `--targets` do. */
@@ -169,19 +186,55 @@ export function parseResults(text: string, name: string): ResultsFile {
         : "Read it with the version of the app that wrote it.";
     throw complaint(name, `must have version ${VERSION}`, JSON.stringify(version), fix);
   }
+  if (version !== VERSION) json = upgraded(json as OlderFile);
   const problem = file("", json);
   if (problem) throw complaint(name, problem.rule, problem.got, "Run again with --json instead of editing it.");
-  const read: ResultsFile = { ...(json as ResultsFile), version: VERSION };
+  const read = json as ResultsFile;
   return read.kind === "run"
     ? { ...read, outcomes: read.outcomes.map(withNaN) }
-    : { ...read, contestOf: read.contestOf ?? "wasm", entries: read.entries.map(withNaN) };
+    : { ...read, entries: read.entries.map(withNaN) };
+}
+
+/** A file of an older version, as far as anybody knows before it is checked. */
+type OlderFile = Partial<RunFile> & Partial<ContestFile>;
+
+/** What an older file lacks, from what it has; it is checked afterwards. A contest of version 2 was one of the wasm back end. */
+function upgraded(older: OlderFile): unknown {
+  const { kind, contestOf = "wasm", outcomes, entries } = older;
+  const timer = kind === "contest" && contestOf !== "wasm" ? "chains" : "wall";
+  const all = (list: unknown): unknown => (Array.isArray(list) ? list.map((one) => withFacts(one, timer)) : list);
+  if (kind === "run") return { ...older, version: VERSION, bandwidth: null, outcomes: all(outcomes) };
+  return { ...older, version: VERSION, contestOf, entries: all(entries) };
+}
+
+function withFacts(one: unknown, timer: Timing["timer"]): unknown {
+  if (typeof one !== "object" || one === null) return one;
+  const outcome = one as Partial<Measured>;
+  const { group, pass, D, timing, verification } = outcome;
+  const sizes = { ...outcome, Dv: D } as CaseFacts;
+  const bytes =
+    group === "module"
+      ? moduleBytes(
+          { embedDim: sizes.H * sizes.D, numHeads: sizes.H, numHeadsKv: sizes.Hkv },
+          sizes.B * sizes.Sq,
+          sizes.pass,
+        )
+      : bytesOfSizes({ ...sizes, backward: pass === "backward" });
+  const [, mayErr] = /, (\d+) times the tolerance$/.exec(verification?.against ?? "") ?? [];
+  return {
+    ...outcome,
+    Dv: D,
+    bytes,
+    ...(timing && { timing: { ...timing, timer } }),
+    ...(mayErr !== undefined && { verification: { ...verification, mayErr: Number(mayErr) } }),
+  };
 }
 
 /** JSON has no NaN: it is written as null, and only a wrong result may have it. */
 function withNaN<T extends Outcome>(outcome: T): T {
   if (outcome.outcome !== "wrong") return outcome;
   const errors = Object.entries(outcome.verification).map(([name, value]) => [name, value ?? NaN] as const);
-  return { ...outcome, verification: Object.fromEntries(errors) as unknown as Verification };
+  return { ...outcome, verification: Object.fromEntries(errors) as unknown as Refuted };
 }
 
 function complaint(name: string, rule: string, got: string, fix: string): FaError {
@@ -251,28 +304,41 @@ const facts = {
   Sq: count,
   Skv: count,
   D: count,
+  Dv: count,
   causal: flag,
   flops: number,
+  bytes: number,
   scoresBytes: number,
 };
 
-const verification = (ok: boolean, error: Check): Check =>
-  object({
-    ok: oneOf(ok),
-    against: text,
-    maxError: error,
-    meanSquareError: error,
-    ofTolerance: error,
-    worst: text,
-  });
+const verification =
+  (ok: boolean, error: Check): Check =>
+  (path, value) => {
+    const problem = object({
+      ok: oneOf(ok),
+      against: text,
+      maxError: error,
+      meanSquareError: error,
+      ofTolerance: error,
+      worst: text,
+      mayErr: optional(positive),
+    })(path, value);
+    if (problem || !ok) return problem;
+    // What is claimed must follow from what was found.
+    const { ofTolerance, mayErr = 1 } = value as Passed;
+    return must(`at most ${mayErr}`, () => ofTolerance <= mayErr)(`${path}.ofTolerance`, ofTolerance);
+  };
 
 const timing = object({
   medianMs: positive,
   lowMs: positive,
   highMs: positive,
   firstMs: positive,
-  samples: count,
-  callsPerSample: count,
+  samples: positive,
+  callsPerSample: positive,
+  timer: oneOf(...Object.keys(TIMERS)),
+  warmUpCalls: optional(count),
+  inputSets: optional(positive),
 });
 
 /** Only a measured case has times, and only with a verification that passed. */
@@ -329,14 +395,18 @@ const FILES: Readonly<Record<ResultsFile["kind"], Check>> = {
   run: object({
     ...any,
     roof,
-    backend: object({ name: text, device: text }),
-    candidates: list(object({ name: text, ok: flag, taken: flag, reason: text, device: optional(text) })),
+    matrixRoof: optional(roof),
+    bandwidth: orNull(object({ gbs: positive, what: text })),
+    backend: object({ name: text, device: text, identity: optional(text) }),
+    candidates: list(
+      object({ name: text, ok: flag, taken: flag, reason: text, device: optional(text), ms: optional(positive) }),
+    ),
     outcomes: list(outcome()),
   }),
   contest: object({
     ...any,
     roof: orNull(roof),
-    contestOf: optional(oneOf(...CONTESTS)),
+    contestOf: oneOf(...CONTESTS),
     gpu: optional(
       object({
         adapter: text,

@@ -5,6 +5,13 @@ import type { Verification } from "./verify.ts";
 export interface Subject {
   /** Enqueues the work. The results are the caller's to free. */
   call(): Promise<Results>;
+  /** The same, recorded into commands of the platform that are submitted elsewhere; left out where there is no such thing. */
+  record?(encoder: unknown): Results;
+  /**
+   * From now on calls read copies of their inputs in turn, so that caches hold none, if memory is what the case waits for.
+   * @returns how many copies there are
+   */
+  takeTurns?(): number;
   /** Compares results with the truth. */
   verify(results: Results): Promise<Verification>;
 }

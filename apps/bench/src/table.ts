@@ -1,11 +1,11 @@
 import Table from "cli-table3";
 import type { Roof } from "@fa/core";
-import type { Group } from "./cases.ts";
-import { cells, COLUMNS, footnotes, headingOf, whyNotMeasured } from "./columns.ts";
+import { cells, COLUMNS, footnotes, headingOf, labelOf, whyNotMeasured } from "./columns.ts";
 import { comparisonRows, COMPARISON_NOTE, headingOf as comparisonHeading, targetRow } from "./comparison.ts";
 import { CUDA_NOTE, cudaRoofs, cudaTables } from "./cuda-comparison.ts";
 import { GPU_NOTE, gpuRoofs, gpuTables, type GpuTable } from "./gpu-comparison.ts";
-import type { ContestFile, Outcome } from "./results.ts";
+import type { ContestFile, Outcome, ResultsFile } from "./results.ts";
+import { rooflineCells, rooflineNotes, rooflineOf, ROOFLINE_COLUMNS } from "./roofline.ts";
 import { amount, type TargetOutcome } from "./target.ts";
 
 export interface TableStyle {
@@ -28,11 +28,11 @@ export function resultsTable(
   { alarm = same, quiet = same }: TableStyle = {},
 ): string {
   const table = spaced(COLUMNS);
-  let group: Group | undefined;
+  let heading: string | undefined;
   for (const outcome of outcomes) {
-    if (outcome.group !== group) {
-      group = outcome.group;
-      table.push([{ colSpan: COLUMNS.length, content: quiet(headingOf(outcome)) }]);
+    if (headingOf(outcome) !== heading) {
+      heading = headingOf(outcome);
+      table.push([{ colSpan: COLUMNS.length, content: quiet(heading) }]);
     }
     if (outcome.outcome === "measured") {
       const [title, ...numbers] = cells(outcome, roof);
@@ -40,12 +40,23 @@ export function resultsTable(
     } else {
       const mark = outcome.outcome === "skipped" ? quiet : alarm;
       table.push([
-        `  ${outcome.title}`,
+        `  ${labelOf(outcome)}`,
         { colSpan: COLUMNS.length - 1, hAlign: "left", content: mark(fold(whyNotMeasured(outcome), 58)) },
       ]);
     }
   }
-  return [...linesOf(table), "", ...footnotes(roof).map(quiet)].join("\n");
+  return [...linesOf(table), "", ...footnotes(roof, outcomes).map(quiet)].join("\n");
+}
+
+/** Every measured case of a file under its roofs. */
+export function rooflineTable(file: ResultsFile, { quiet = same }: TableStyle = {}): string {
+  const { roofs, points } = rooflineOf(file);
+  const table = spaced(ROOFLINE_COLUMNS);
+  for (const [who, members] of Map.groupBy(points, (point) => point.who)) {
+    table.push([{ colSpan: ROOFLINE_COLUMNS.length, content: quiet(who) }]);
+    for (const [title, ...rest] of members.map(rooflineCells)) table.push([`  ${title}`, ...rest]);
+  }
+  return [...linesOf(table), "", ...rooflineNotes(roofs).map(quiet)].join("\n");
 }
 
 /** Ours beside the peers, one table for each number of threads and head dim. */

@@ -8,6 +8,7 @@ import {
   FLOAT32,
   halfBounds,
   backwardHeads,
+  halfGradientBounds,
   headsToCheck,
   rowsToCheck,
   sumBounds,
@@ -33,12 +34,14 @@ export interface CaseNumbers extends AttentionData {
 
 const KEY = [0x62656e63, 0x68] as const;
 /** q and k twice as wide, so that the softmax has something to choose. */
-const STREAMS: Readonly<Record<"q" | "k" | "v" | "dout" | "bias", Stream>> = {
+const STREAMS: Readonly<Record<"q" | "k" | "v" | "dout" | "bias" | "mask" | "sinks", Stream>> = {
   q: { key: KEY, stream: 0, factor: 2 },
   k: { key: KEY, stream: 1, factor: 2 },
   v: { key: KEY, stream: 2, factor: 1 },
   dout: { key: KEY, stream: 3, factor: 1 },
   bias: { key: KEY, stream: 4, factor: 1 },
+  mask: { key: KEY, stream: 5, factor: 1 },
+  sinks: { key: KEY, stream: 6, factor: 1 },
 };
 
 export function numbersOf({ inputs, options, problem, ramped }: AttentionCase): CaseNumbers {
@@ -47,7 +50,7 @@ export function numbersOf({ inputs, options, problem, ramped }: AttentionCase): 
     const values = drawn(name, elementsOf(shape));
     return dtype === "float8e4m3" ? rounded(dtype, values) : values;
   };
-  const { bias, alibiSlopes } = options;
+  const { bias, alibiSlopes, mask, sinks } = options;
   const k = of("k", inputs.k.shape);
   if (ramped) k.forEach((x, n) => (k[n] = toElevenBits(x * (1 + (9 * (Math.floor(n / D) % Skv)) / Skv))));
   return {
@@ -56,6 +59,9 @@ export function numbersOf({ inputs, options, problem, ramped }: AttentionCase): 
     v: of("v", inputs.v.shape),
     dout: problem.op === "attentionBackward" ? of("dout", [B, H, Sq, Dv]) : new Float64Array(),
     bias: bias && of("bias", bias.shape),
+    // Three keys in four.
+    mask: mask && Uint8Array.from(generate(elementsOf(mask.shape), STREAMS.mask), (x) => Number(x < 0.5)),
+    sinks: sinks && of("sinks", sinks.shape),
     // The slopes of the ALiBi paper: 2^-1 to 2^-8 over the heads.
     alibiSlopes: alibiSlopes && Float64Array.from({ length: H }, (_, h) => Math.fround(2 ** ((-8 * (h + 1)) / H))),
   };
@@ -154,19 +160,26 @@ export function truthFrom({ heads, rows, out: wantOut, lse: wantLse, bounds, sha
 
 const INPUT_OF = { dq: "q", dk: "k", dv: "v" } as const;
 
-function backwardTruth(problem: AttentionProblem, data: CaseNumbers): Truth {
-  const { alone, take, which } = backwardHeads(problem);
-  const { q, k, v, dout, ...operands } = data;
-  const some = { q: take(q), k: take(k), v: take(v), ...operands };
-  const gradients = naiveAttentionBackward(alone, some, take(dout));
+function backwardTruth(problem: AttentionProblem, { dout, ...data }: CaseNumbers): Truth {
+  const { dtype, resultDType } = problem;
+  const { takes, take, which } = backwardHeads(problem);
+  const gradients = naiveAttentionBackward(problem, data, dout, undefined, takes);
+  const naive =
+    dtype === "float32" ? undefined : naiveAttentionBackward(problem, data, dout, (x) => roundTo(dtype, x), takes);
   return {
     check(results) {
-      const comparisons = (["dq", "dk", "dv"] as const).map((tensor) => ({
-        tensor,
-        got: partOf(results[tensor] ?? [], data[INPUT_OF[tensor]].length, take),
-        truth: gradients[tensor],
-        bounds: sumBounds(gradients[tensor]),
-      }));
+      const comparisons = (["dq", "dk", "dv"] as const).map((tensor) => {
+        const truth = take(gradients[tensor]);
+        return {
+          tensor,
+          got: partOf(results[tensor] ?? [], data[INPUT_OF[tensor]].length, take),
+          truth,
+          bounds:
+            naive === undefined || dtype === "float32"
+              ? sumBounds(truth)
+              : halfGradientBounds(dtype, resultDType, truth, take(naive[tensor])),
+        };
+      });
       return verdict(`float64 reference, ${which}`, comparisons);
     },
   };

@@ -5,7 +5,14 @@ import { sweepCases, type AttentionCase } from "../src/cases.ts";
 import type { MatchResult } from "../src/contest.ts";
 import { CUDA_OURS, CUDA_PEER, CUDA_SCALE, CudaProgramme } from "../src/cuda-targets.ts";
 import { gridCase } from "../src/matches.ts";
-import type { ContestFile, Entry, MeasuredEntry, Outcome, RunFile } from "../src/results.ts";
+import {
+  VERSION,
+  type ContestFile,
+  type Entry,
+  type MeasuredEntry,
+  type Outcome,
+  type RunFile,
+} from "../src/results.ts";
 import { judged } from "../src/target.ts";
 import type { Terminal } from "../src/terminal.node.ts";
 import { FULL_SCALE, GPU_OURS, GPU_PEER, WebgpuProgramme } from "../src/webgpu-targets.ts";
@@ -15,7 +22,7 @@ export function madeResults(changes: Partial<RunFile> = {}): RunFile {
   const sweep = { sizes: [128, 4096], heads: 8, dim: 64, dtype: "float32" } as const;
   return {
     schema: "fa-bench",
-    version: 4,
+    version: VERSION,
     kind: "run",
     machine: { name: "a machine", cpu: "a processor", cores: 2, platform: "linux-x64", runtime: "node 26.0.0" },
     date: "2026-01-02T03:04:05.678Z",
@@ -23,6 +30,7 @@ export function madeResults(changes: Partial<RunFile> = {}): RunFile {
     backend: { name: "wasm", device: "a device" },
     candidates: [{ name: "wasm", ok: true, taken: true, reason: "the first that works" }],
     roof: { gflops: 64, what: "made for a test" },
+    bandwidth: { gbs: 10, what: "made for a test" },
     complete: true,
     outcomes: sweepCases(sweep).map(({ facts }): Outcome => ({
       ...facts,
@@ -42,6 +50,9 @@ export function madeResults(changes: Partial<RunFile> = {}): RunFile {
         firstMs: facts.flops / 16e6,
         samples: 9,
         callsPerSample: 2,
+        timer: "wall",
+        warmUpCalls: 4,
+        inputSets: 1,
       },
       peakBytes: 3 * 2 ** 20,
     })),
@@ -51,7 +62,14 @@ export function madeResults(changes: Partial<RunFile> = {}): RunFile {
 
 /** A contest as a run makes it: ours at 50 GFLOP/s, onnxruntime-web at 20 and failing at 4096. */
 export function madeContest(changes: Partial<ContestFile> = {}): ContestFile {
-  const { kind: _kind, backend: _backend, candidates: _candidates, outcomes: _outcomes, ...rest } = madeResults();
+  const {
+    kind: _kind,
+    backend: _backend,
+    candidates: _candidates,
+    outcomes: _outcomes,
+    bandwidth: _bandwidth,
+    ...rest
+  } = madeResults();
   const measured = (contestant: string, item: AttentionCase, gflops: number): MeasuredEntry => {
     const ms = item.facts.flops / gflops / 1e6;
     return {
@@ -66,7 +84,7 @@ export function madeContest(changes: Partial<ContestFile> = {}): ContestFile {
         ofTolerance: 0.1,
         worst: "out",
       },
-      timing: { medianMs: ms, lowMs: ms, highMs: ms, firstMs: 2 * ms, samples: 5, callsPerSample: 1 },
+      timing: { medianMs: ms, lowMs: ms, highMs: ms, firstMs: 2 * ms, samples: 5, callsPerSample: 1, timer: "wall" },
       peakBytes: contestant.startsWith("ours") ? 3 * 2 ** 20 : null,
     };
   };
@@ -139,7 +157,15 @@ export function playedOnGpu(
           ofTolerance: 0.2,
           worst: "out",
         },
-        timing: { medianMs: ms, lowMs: ms, highMs: ms, firstMs: 2 * ms, samples: 7, callsPerSample: 20 },
+        timing: {
+          medianMs: ms,
+          lowMs: ms,
+          highMs: ms,
+          firstMs: 2 * ms,
+          samples: 7,
+          callsPerSample: 20,
+          timer: "chains",
+        },
         peakBytes: null,
         kernel: "made",
       });
@@ -187,7 +213,15 @@ export function playedOnCuda(
           ofTolerance: 0.2,
           worst: "out",
         },
-        timing: { medianMs: ms, lowMs: ms, highMs: ms, firstMs: 2 * ms, samples: 7, callsPerSample: 20 },
+        timing: {
+          medianMs: ms,
+          lowMs: ms,
+          highMs: ms,
+          firstMs: 2 * ms,
+          samples: 7,
+          callsPerSample: 20,
+          timer: "chains",
+        },
         peakBytes: null,
         kernel: contestant === CUDA_OURS ? "made" : "cuDNN",
       });

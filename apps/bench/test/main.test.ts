@@ -49,7 +49,7 @@ test("--quick on the reference: everything verified, timed, printed, written and
   const printed = terminal.printed.join("\n");
   expect(printed).toMatch(/^reference +taken/m);
   expect(printed).toMatch(/^roof +[\d.]+ GFLOP\/s, scalar float64/m);
-  expect(printed).toMatch(/S 256, causal +[\d.]+ ± [\d.]+ +[\d.]+ +\d+ %/);
+  expect(printed).toMatch(/S 256, causal +[\d.]+ ± [\d.]+ +[\d.]+ +[\d.]+ +\d+ %/);
   expect(readFileSync(plot, "utf8")).toContain("back end reference");
   expect(terminal.complaints).toEqual([]);
 });
@@ -207,7 +207,7 @@ describe("bad arguments are a clear line before any work", () => {
     [["--heads", "0"], /whole number from 1/],
     [["--dtype", "float61"], /Did you mean float16\?|Did you mean float32\?/],
     [["--budget", "soon"], /a number of seconds above 0/],
-    [["run"], /too many arguments/],
+    [["rum"], /unknown command 'rum'\n\(Did you mean run\?\)/],
   ])("%j", async (argv, message) => {
     let opened = false;
     const terminal = recorder();

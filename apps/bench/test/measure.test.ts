@@ -1,11 +1,18 @@
 import { expect, test } from "vitest";
-import { LEAST_SAMPLES, measure } from "../src/measure.ts";
+import { LEAST_SAMPLES, measure, wallClock, type Timing } from "../src/measure.ts";
 import { quantile } from "../src/numbers.ts";
+
+const measured = (
+  call: () => Promise<void>,
+  sync: () => Promise<void>,
+  firstMs: number,
+  options: { budgetMs: number; breathe: () => Promise<void> },
+): Promise<Timing> => measure(wallClock(call, sync), { firstMs, ...options });
 
 const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 test("the median lies between the quartiles, and near what a call takes", async () => {
-  const timing = await measure(
+  const timing = await measured(
     async () => {},
     () => sleep(8),
     8,
@@ -24,7 +31,7 @@ test("a slow call is still sampled the least number of times, with no warm-up it
     calls++;
     await sleep(20);
   };
-  const timing = await measure(call, async () => {}, 20, { budgetMs: 1, breathe: async () => {} });
+  const timing = await measured(call, async () => {}, 20, { budgetMs: 1, breathe: async () => {} });
   expect(timing.samples).toBe(LEAST_SAMPLES);
   expect(calls).toBe(LEAST_SAMPLES);
 });
@@ -32,7 +39,7 @@ test("a slow call is still sampled the least number of times, with no warm-up it
 test("quick calls are timed several at once, each sample their mean", async () => {
   let calls = 0;
   const call = async (): Promise<void> => void calls++;
-  const timing = await measure(call, async () => {}, 0.01, { budgetMs: 20, breathe: async () => {} });
+  const timing = await measured(call, async () => {}, 0.01, { budgetMs: 20, breathe: async () => {} });
   expect(timing.callsPerSample).toBeGreaterThan(1);
   expect(timing.medianMs).toBeLessThan(0.5);
   expect(calls).toBeGreaterThan(timing.samples * timing.callsPerSample - 1);
@@ -45,7 +52,7 @@ test("breathing may stop it between samples", async () => {
     if (++breaths > 2) throw stop;
   };
   await expect(
-    measure(
+    measured(
       async () => {},
       () => sleep(3),
       3,

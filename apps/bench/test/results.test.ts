@@ -2,7 +2,16 @@ import { globSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { FaError } from "@fa/core";
-import { formatResults, gflopsOf, isMeasured, parseResults, type ResultsFile } from "../src/results.ts";
+import type { Timing } from "../src/measure.ts";
+import {
+  formatResults,
+  gflopsOf,
+  isMeasured,
+  parseResults,
+  VERSION,
+  type ResultsFile,
+  type RunFile,
+} from "../src/results.ts";
 import { madeContest, madeGpuContest, madeResults } from "./made.ts";
 
 const read = (text: string): ResultsFile => parseResults(text, "some.json");
@@ -39,6 +48,21 @@ test("a contest of version 2 is one of the wasm back end", () => {
   expect(read(JSON.stringify({ ...older, version: 2 }))).toEqual(madeContest());
 });
 
+test("what a run of version 3 lacks follows from what it has", () => {
+  const file = JSON.parse(formatResults(madeResults())) as { outcomes: Record<string, unknown>[]; bandwidth: unknown };
+  const older = file.outcomes.map(({ Dv: _Dv, bytes: _bytes, timing, ...outcome }) => {
+    const { timer: _timer, warmUpCalls: _calls, inputSets: _sets, ...times } = timing as Timing;
+    return { ...outcome, timing: times };
+  });
+  const { bandwidth: _bandwidth, ...rest } = file;
+  const again = read(JSON.stringify({ ...rest, version: 3, outcomes: older })) as RunFile;
+  const [first] = madeResults().outcomes;
+  expect(again).toMatchObject({ version: VERSION, bandwidth: null });
+  expect(again.outcomes[0]).toMatchObject({ Dv: first.Dv, bytes: first.bytes, timing: { timer: "wall" } });
+  const [failed] = older;
+  expect(read(JSON.stringify({ ...rest, version: 3, outcomes: [failed] }))).toHaveProperty("outcomes.length", 1);
+});
+
 test("wrong, failed and skipped cases are read again; the NaN of a wrong one too", () => {
   const [first, second, third] = madeResults().outcomes;
   if (!first || !isMeasured(first) || !second || !third) throw new Error("made otherwise");
@@ -64,11 +88,10 @@ describe("refuses, and says where", () => {
   });
 
   test("another version, older or newer", () => {
-    expect(refused(changed("version", 5))).toMatch(
-      /must have version 4; got 5\. .*the version of the app that wrote it/,
-    );
-    expect(refused(changed("version", 1))).toMatch(/must have version 4; got 1\. It is an older one: run again/);
-    expect(refused(changed("version", undefined))).toMatch(/must have version 4; got undefined/);
+    const [newer, must] = [VERSION + 1, `must have version ${VERSION}`];
+    expect(refused(changed("version", newer))).toContain(`${must}; got ${newer}. Read it with the version of the app`);
+    expect(refused(changed("version", 1))).toContain(`${must}; got 1. It is an older one: run again`);
+    expect(refused(changed("version", undefined))).toContain(`${must}; got undefined`);
   });
 
   test("a file of something else", () => {
@@ -86,6 +109,9 @@ describe("refuses, and says where", () => {
     ["outcomes.1.dtype", "bool", /at outcomes\[1\]\.dtype; got "bool"/],
     ["outcomes.2.timing.medianMs", null, /a number above 0 at outcomes\[2\]\.timing\.medianMs; got null/],
     ["outcomes.2.timing", undefined, /an object at outcomes\[2\]\.timing; got nothing/],
+    ["outcomes.2.timing.timer", "sundial", /one of wall, chains, gpu at outcomes\[2\]\.timing\.timer; got "sundial"/],
+    ["outcomes.1.bytes", "many", /a number at outcomes\[1\]\.bytes; got "many"/],
+    ["bandwidth", 7, /an object at bandwidth; got 7/],
     ["candidates.0.reason", 7, /a text at candidates\[0\]\.reason; got 7/],
   ])("%s = %j", (path, value, message) => {
     expect(refused(changed(path, value))).toMatch(message);
@@ -109,6 +135,9 @@ describe("refuses, and says where", () => {
   test("times without a verification that passed", () => {
     expect(refused(changed("outcomes.0.verification.ok", false))).toMatch(/true at outcomes\[0\]\.verification\.ok/);
     expect(refused(changed("outcomes.0.verification", undefined))).toMatch(/outcomes\[0\]\.verification/);
+    expect(refused(changed("outcomes.0.verification.ofTolerance", 1.5))).toMatch(
+      /at most 1 at .*ofTolerance; got 1\.5/,
+    );
     expect(refused(changed("outcomes.0.verification.maxError", null))).toMatch(/verification\.maxError; got null/);
   });
 });

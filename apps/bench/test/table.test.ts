@@ -35,6 +35,7 @@ test("a measured case shows its time, rate, share of the roof, memory, scores an
   expect(cells({ ...measured, timing }, roof)).toEqual([
     "S 128, full",
     "2.00 ± 0.10",
+    "2.10",
     "16.8",
     "26 %",
     "3.0 MiB",
@@ -62,7 +63,7 @@ test("only lines of wrong and failed cases are alarming", () => {
 });
 
 test("times keep one digit for the spread to stand on, bytes have binary units", () => {
-  const timing = { firstMs: 1, samples: 9, callsPerSample: 1 };
+  const timing = { firstMs: 1, samples: 9, callsPerSample: 1, timer: "wall" } as const;
   expect(spread({ ...timing, medianMs: 0.1234, lowMs: 0.12, highMs: 0.126 })).toBe("0.123 ± 0.003");
   expect(spread({ ...timing, medianMs: 9.99, lowMs: 9, highMs: 11 })).toBe("9.99 ± 1.00");
   expect(spread({ ...timing, medianMs: 321.44, lowMs: 300, highMs: 301 })).toBe("321.4 ± 0.5");

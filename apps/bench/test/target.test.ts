@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import type { GaugeName, MatchResult } from "../src/contest.ts";
 import { OURS, PEERS } from "../src/matches.ts";
-import type { Entry } from "../src/results.ts";
+import type { Entry, MeasuredEntry } from "../src/results.ts";
 import { amount, judged, worstOf, type Reading } from "../src/target.ts";
 import { MEMORY_CASE, wasmMatches, wasmTargets, type Extras } from "../src/wasm-targets.ts";
 
@@ -60,7 +60,7 @@ describe("the wasm targets", () => {
           contestant,
           outcome: "measured",
           verification: { ok: true, against: "", maxError: 0, meanSquareError: 0, ofTolerance: 0, worst: "" },
-          timing: { medianMs: ms, lowMs: ms, highMs: ms, firstMs: ms, samples: 5, callsPerSample: 1 },
+          timing: { medianMs: ms, lowMs: ms, highMs: ms, firstMs: ms, samples: 5, callsPerSample: 1, timer: "wall" },
           peakBytes: 100e6,
         });
       });
@@ -77,12 +77,12 @@ describe("the wasm targets", () => {
     startUps: { one: [12, 90, 11], byDefault: [10] },
     gzippedBytes: { "a.wasm": 10_000, "b.wasm": 16_000 },
   };
-  const memory: Entry = {
+  const memory: MeasuredEntry = {
     ...MEMORY_CASE.facts,
     contestant: OURS.one,
     outcome: "measured",
     verification: { ok: true, against: "", maxError: 0, meanSquareError: 0, ofTolerance: 0, worst: "" },
-    timing: { medianMs: 1, lowMs: 1, highMs: 1, firstMs: 1, samples: 1, callsPerSample: 1 },
+    timing: { medianMs: 1, lowMs: 1, highMs: 1, firstMs: 1, samples: 1, callsPerSample: 1, timer: "wall" },
     peakBytes: 143e6,
   };
   const stateOf = (results: readonly MatchResult[], changes: Partial<Extras> = {}, used: Entry = memory) =>

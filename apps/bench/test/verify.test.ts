@@ -15,17 +15,20 @@ function problemOf(options: AttentionOptionsOf<never>, S = 40) {
 }
 
 describe("attentionAtRows", () => {
-  test.each([{}, { causal: true }, { window: [5, 2] as const }, { softcap: 2, causal: "top-left" as const }])(
-    "rows standing alone are the rows of the whole, %j",
-    (options) => {
-      const { problem, data } = problemOf(options);
-      const whole = naiveAttention(problem, data);
-      const rows = [0, 1, 17, 39];
-      const some = attentionAtRows(problem, data, rows);
-      expect(some.out).toEqual(takeRows(whole.out, 40, 8, rows));
-      expect(some.lse).toEqual(takeRows(whole.lse, 40, 1, rows));
-    },
-  );
+  test.each([
+    {},
+    { causal: true },
+    { window: [5, 2] as const },
+    { softcap: 2, causal: "top-left" as const },
+    { dropout: { p: 0.5, seed: 1 } },
+  ])("rows standing alone are the rows of the whole, %j", (options) => {
+    const { problem, data } = problemOf(options);
+    const whole = naiveAttention(problem, data);
+    const rows = [0, 1, 17, 39];
+    const some = attentionAtRows(problem, data, rows);
+    expect(some.out).toEqual(takeRows(whole.out, 40, 8, rows));
+    expect(some.lse).toEqual(takeRows(whole.lse, 40, 1, rows));
+  });
 });
 
 describe("rowsToCheck", () => {
@@ -40,12 +43,6 @@ describe("rowsToCheck", () => {
     expect(rows.length).toBeLessThan(100);
     expect([rows[0], rows.at(-1)]).toEqual([0, 4095]);
     expect(rows).toEqual([...new Set(rows)].toSorted((a, b) => a - b));
-  });
-
-  test("all rows where dropout ties the answer to the row's number", () => {
-    const spec = { shape: [1, 8, 4096, 64], dtype: "float32" } as const;
-    const options = { dropout: { p: 0.5, seed: 1 } };
-    expect(rowsToCheck(attentionProblem({ q: spec, k: spec, v: spec }, options))).toHaveLength(4096);
   });
 });
 

@@ -18,10 +18,17 @@ const PACKAGES: Readonly<Record<string, string>> = {
   wasm: "@fa/backend-wasm",
 };
 
-export interface AutoOptions extends Selection {
+/** Everything that can be looked for. */
+const ALL: readonly string[] = [...Object.keys(PACKAGES), "reference"];
+
+export interface InstalledOptions {
   /** How to import a package by name. Pass `(name) => import(name)` to resolve from your own module. */
   readonly import?: ((specifier: string) => Promise<unknown>) | undefined;
+  /** Those of cuda, webgpu, wasm and reference to look for, in this order. Default: all, or in Node what `FA_BACKEND` names. */
+  readonly names?: readonly string[] | undefined;
 }
+
+export interface AutoOptions extends Selection, Pick<InstalledOptions, "import"> {}
 
 /**
  * Opens the best back end that is installed: cuda, webgpu, wasm, then the reference. In Node, `FA_BACKEND=wasm` tries that
@@ -30,26 +37,47 @@ export interface AutoOptions extends Selection {
  */
 export async function createAttention(options: AutoOptions = {}): Promise<Attention> {
   checkOptions("createAttention", options, ["select", "problem", "store", "import"]);
-  const { import: importPackage = importInstalled, ...selection } = options;
+  const { import: importPackage, ...selection } = options;
+  return createFrom({ ...selection, backends: providersOf("createAttention", wanted(), importPackage) });
+}
+
+/**
+ * What `createAttention` of this module chooses from, as providers, for those who ask each one. A package is imported when its
+ * provider is probed; one that is not installed says so there.
+ * @throws FaError FA_OPTION
+ */
+export function installedBackends(options: InstalledOptions = {}): BackendProvider[] {
+  const where = "installedBackends";
+  checkOptions(where, options, ["import", "names"]);
+  const { import: importPackage, names = wanted() } = options;
+  const known = Array.isArray(names) && names.length > 0 && names.every((name) => ALL.includes(name));
+  mustHold(known, where, "names", `some of ${ALL.join(", ")}`, names, "Leave it out for all of them.");
+  return providersOf(where, names, importPackage);
+}
+
+function providersOf(
+  where: string,
+  names: readonly string[],
+  importPackage: InstalledOptions["import"] = importInstalled,
+): BackendProvider[] {
   mustHold(
     typeof importPackage === "function",
-    "createAttention",
+    where,
     "import",
     "a function from a package's name to its module",
     importPackage,
     "Pass (name) => import(name).",
   );
-  return createFrom({ ...selection, backends: wanted().map((name) => discovered(name, importPackage)) });
+  return names.map((name) => discovered(name, importPackage));
 }
 
-function wanted(): string[] {
-  const all = [...Object.keys(PACKAGES), "reference"];
+function wanted(): readonly string[] {
   const named = (globalThis as { process?: { env?: Record<string, string | undefined> } }).process?.env?.FA_BACKEND;
-  if (!named) return all;
-  if (!all.includes(named)) {
+  if (!named) return ALL;
+  if (!ALL.includes(named)) {
     refuse("FA_OPTION", {
       where: "createAttention(FA_BACKEND)",
-      rule: `FA_BACKEND must be one of ${all.join(", ")}`,
+      rule: `FA_BACKEND must be one of ${ALL.join(", ")}`,
       got: show(named),
       fix: "Unset it to try them all.",
     });

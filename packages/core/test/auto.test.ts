@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { createAttention, reference } from "../src/auto.ts";
+import { createAttention, installedBackends, reference } from "../src/auto.ts";
 
 const missing = (specifier: string): Promise<never> =>
   Promise.reject(
@@ -96,5 +96,35 @@ describe("@fa/core/auto", () => {
     const problem = { H: 1, Sq: 4, D: 2 };
     await using fa = await createAttention({ import: missing, select: "measured", problem });
     expect(fa.report.at(-1)).toMatchObject({ name: "reference", taken: true, ms: expect.any(Number) });
+  });
+});
+
+describe("installedBackends", () => {
+  test("a provider for each, which says on its probe whether it is installed", async () => {
+    const providers = installedBackends({ import: missing });
+    const probed = await Promise.all(providers.map((provider) => provider.probe()));
+    expect(providers.map(({ name }, n) => [name, probed[n].ok])).toEqual([
+      ["cuda", false],
+      ["webgpu", false],
+      ["wasm", false],
+      ["reference", true],
+    ]);
+    expect(probed[2].reason).toBe("not installed: npm install @fa/backend-wasm");
+  });
+
+  test("those that are named, in their order, whatever FA_BACKEND says; without names it decides", () => {
+    vi.stubEnv("FA_BACKEND", "cuda");
+    const named = installedBackends({ names: ["reference", "wasm"], import: missing });
+    expect(named.map(({ name }) => name)).toEqual(["reference", "wasm"]);
+    expect(installedBackends({ import: missing }).map(({ name }) => name)).toEqual(["cuda"]);
+  });
+
+  test.each<[object, RegExp]>([
+    [{ names: ["tpu"] }, /installedBackends\(names\): names must be some of cuda, webgpu, wasm, reference/],
+    [{ names: [] }, /names must be some of/],
+    [{ import: "wasm" }, /installedBackends\(import\): import must be a function/],
+    [{ name: "wasm" }, /installedBackends\(options\)/],
+  ])("refuses %j", (options, message) => {
+    expect(() => installedBackends(options)).toThrow(message);
   });
 });

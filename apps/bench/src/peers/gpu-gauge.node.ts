@@ -59,7 +59,7 @@ export async function gpuGauge(name: GpuGaugeName): Promise<number> {
 const GAUGES: Readonly<Record<GpuGaugeName, (gauged: Gauged) => Promise<number>>> = {
   fma: async ({ fa }) => (await fa.roof()).gflops,
   copy: copyRate,
-  matrix: matrixRate,
+  matrix: ({ device }) => matrixRate(device),
 };
 
 /** Of each of two buffers: many times what caches hold. */
@@ -89,7 +89,8 @@ const ROUNDS = 512;
 /** Of matrix-roof.ts: 8 subgroups a workgroup, 8 products of 16 x 16 x 16 a round. */
 const FLOPS = WORKGROUPS * ROUNDS * 8 * 8 * 2 * 16 ** 3;
 
-async function matrixRate({ device }: Gauged): Promise<number> {
+/** GFLOP/s of subgroup matrices; 0 where there are none. */
+export async function matrixRate(device: GPUDevice): Promise<number> {
   if (!device.features.has("chromium-experimental-subgroup-matrix")) return 0;
   const module = device.createShaderModule({ code: MATRIX_WGSL });
   const pipeline = await device.createComputePipelineAsync({ layout: "auto", compute: { module, entryPoint: "main" } });

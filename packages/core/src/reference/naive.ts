@@ -20,13 +20,25 @@ import {
 type Round = (x: number) => number;
 const exact: Round = (x) => x;
 
-/** out = softmax(scores) v and lse, with every option of the problem. */
-export function naiveAttention(problem: AttentionProblem, data: AttentionData, round: Round = exact): AttentionNumbers {
+/** Whether query row i of head h of batch b is computed. */
+type TakesRow = (b: number, h: number, i: number) => boolean;
+const everyRow: TakesRow = () => true;
+
+/**
+ * out = softmax(scores) v and lse, with every option of the problem.
+ * @param takes rows to compute, where not all are wanted: the others are 0
+ */
+export function naiveAttention(
+  problem: AttentionProblem,
+  data: AttentionData,
+  round: Round = exact,
+  takes: TakesRow = everyRow,
+): AttentionNumbers {
   const { B, H, Hkv, Sq, Skv, Dv } = problem;
   const rows = rowsOf(problem);
   const out = new Float64Array(B * H * Sq * Dv);
   const lse = new Float64Array(B * H * Sq);
-  for (const row of probabilities(problem, data, round)) {
+  for (const row of probabilities(problem, data, round, takes)) {
     const { b, h, i, P, dropoutFactor } = row;
     lse[(b * H + h) * Sq + i] = row.lse;
     if (row.lse === -Infinity) continue;
@@ -41,12 +53,16 @@ export function naiveAttention(problem: AttentionProblem, data: AttentionData, r
   return { out, lse };
 }
 
-/** Gradients for `dout`, by the chain rule on the definition. */
+/**
+ * Gradients for `dout`, by the chain rule on the definition.
+ * @param takes rows that take part, where not all do: the gradients are those of their out alone
+ */
 export function naiveAttentionBackward(
   problem: AttentionProblem,
   data: AttentionData,
   dout: Float64Array,
   round: Round = exact,
+  takes: TakesRow = everyRow,
 ): GradientNumbers {
   const { H, Hkv, Skv, D, Dv } = problem;
   const rows = rowsOf(problem);
@@ -60,6 +76,7 @@ export function naiveAttentionBackward(
     problem,
     data,
     round,
+    takes,
   )) {
     const hkv = Math.floor(h / (H / Hkv));
     const at = { q: rowAt(rows.q, b, h, i), dout: rowAt(rows.out, b, h, i) };
@@ -86,7 +103,7 @@ export function naiveAttentionBackward(
 }
 
 /** Each query row in turn: its raw products, what it sees, and its normalised probabilities before dropout. */
-function* probabilities(problem: AttentionProblem, data: AttentionData, round: Round) {
+function* probabilities(problem: AttentionProblem, data: AttentionData, round: Round, takes: TakesRow) {
   const { B, H, Hkv, Sq, Skv, D } = problem;
   const rows = rowsOf(problem);
   const qk = new Float64Array(Skv);
@@ -97,6 +114,7 @@ function* probabilities(problem: AttentionProblem, data: AttentionData, round: R
       const program = headProgram(problem, data, b, h);
       const { sink } = program;
       for (let i = 0; i < Sq; i++) {
+        if (!takes(b, h, i)) continue;
         let m = sink;
         for (let j = 0; j < Skv; j++) {
           visible[j] = program.visible(i, j) ? 1 : 0;
