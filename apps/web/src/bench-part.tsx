@@ -81,6 +81,7 @@ export function BenchPart({ backends }: { readonly backends: readonly BackendSta
           backend: opened,
           candidates,
           roof,
+          bandwidth: null,
           complete: false,
           outcomes: [],
         };
