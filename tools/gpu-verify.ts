@@ -6,7 +6,7 @@
 //   --out FILE     default: apps/bench/results/linux-x64-GPU-verify.json
 //
 // First each op once under memcheck: if that fails, the rest is left out. Then times, with the machine to themselves; then conformance on both addons, compute-sanitizer's four tools over problems that
-// reach every row of the kernel table, repeats, flat memory and large tensors, side by side. What is not there is named as skipped.
+// reach every row of the kernel table, repeats and flat memory, side by side; and last large tensors and faults. What is not there is named as skipped.
 // Exits 1 when a step failed.
 
 import { spawn, spawnSync } from "node:child_process";
@@ -128,7 +128,7 @@ const sanitizer =
 
 const kernel = (name: string, ...args: string[]): Step => ({
   name,
-  command: [process.execPath, SOURCES, harness, name, "--addon", flags.addon, "--json", ...args],
+  command: [process.execPath, "--expose-gc", SOURCES, harness, name, "--addon", flags.addon, "--json", ...args],
   lacks: missing,
   read: (output) => JSON.parse(output) as unknown,
 });
@@ -202,15 +202,16 @@ const sanitize = (tool: string, kernelName: string): Step => {
 };
 
 const SMOKE: Step = sanitizer === undefined ? sanitize("memcheck", "smoke") : kernel("smoke");
-const ALONE: readonly Step[] = [kernel("calls"), kernel("forward"), kernel("decode"), kernel("backward")];
+const ALONE: readonly Step[] = ["calls", "forward", "decode", "backward", "linear"].map((name) => kernel(name));
 const TOGETHER: readonly Step[] = [
   conformance("conformance", flags.addon, missing),
   conformance("conformance, compute_80 as PTX", ptx.path, ptx.lacks),
   ...["memcheck", "racecheck", "initcheck", "synccheck"].map((tool) => sanitize(tool, "cases")),
   kernel("repeats"),
   kernel("flat"),
-  kernel("large"),
 ];
+/** What takes the memory that others need. */
+const LAST: readonly Step[] = [kernel("large"), kernel("faults")];
 
 const wanted = (step: Step): boolean => flags.only?.split(",").some((name) => step.name.includes(name)) ?? true;
 
@@ -222,6 +223,7 @@ results.push(await runStep(SMOKE));
 if (results[0].status !== "failed") {
   for (const step of ALONE.filter(wanted)) results.push(await runStep(step));
   results.push(...(await Promise.all(TOGETHER.filter(wanted).map(runStep))));
+  for (const step of LAST.filter(wanted)) results.push(await runStep(step));
 }
 
 const machine = {

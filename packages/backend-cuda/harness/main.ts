@@ -3,12 +3,14 @@
  * allocation of their own.
  *
  *   forward, backward, decode   verified on a small problem first, then timed: ms, TFLOP/s, GB/s
+ *   linear                      projections, timed
  *   smoke                       each op once, held to float64
  *   calls                       host time of a call on resident tensors
  *   cases                       every row of the kernel table once (for compute-sanitizer)
  *   repeats                     250 runs of each, bit-equal
  *   flat                        10,000 calls leave memory flat
  *   large                       more than 2^31 elements
+ *   faults                      memory that runs out, an illegal access, workers, collections in flight; best with --expose-gc
  */
 import { parseArgs } from "node:util";
 import {
@@ -26,6 +28,7 @@ import {
 import { reference } from "@fa/core/reference";
 import type { CudaBackend } from "../src/backend.ts";
 import { cuda } from "../src/index.ts";
+import { breakContext, FAULTS } from "./faults.ts";
 import { FLOAT8, make, PROBLEMS, runOnce, tensorOf, type Sample } from "./problems.ts";
 
 const { positionals, values: flags } = parseArgs({
@@ -84,6 +87,7 @@ const DECODE: readonly Timed[] = [
   [8, 8192],
   [64, 8192],
   [1, 131_072],
+  [8, 32_768],
 ].map(([B, Skv]) => ({ dtype: "bfloat16", B, H: 32, Hkv: 8, Sq: 1, Skv, D: 128 }));
 
 async function timed(fa: Attention, t: Timed, backward: boolean): Promise<Line> {
@@ -205,6 +209,30 @@ async function hostTime(fa: Attention): Promise<Line[]> {
   return [{ name: "host time of a call, B=2 H=1 S=256 D=64", microseconds: round(all.toSorted((a, b) => a - b)[4]) }];
 }
 
+/** Projections of 4096 tokens, forward and backward. */
+async function linear(fa: Attention): Promise<Line[]> {
+  const lines: Line[] = [];
+  for (const dtype of ["bfloat16", "float16", "float32"] as const) {
+    const size = 4096;
+    const x = await tensorOf(fa, [size, size], dtype, 1);
+    const weight = await tensorOf(fa, [size, size], dtype, 2);
+    const forward = await time(fa, async () => [await fa.linear(x, weight)]);
+    const backward = await time(
+      fa,
+      async () => Object.values(await fa.linearBackward({ x, weight, dy: x })) as Tensor[],
+    );
+    for (const tensor of [x, weight]) tensor.dispose();
+    for (const [name, ms, products] of [
+      ["forward", forward, 1],
+      ["backward", backward, 2],
+    ] as const) {
+      const flops = 2 * size ** 3 * products;
+      lines.push({ name: `${dtype} linear 4096^3 ${name}`, ms: round(ms), tflops: round(flops / ms / 1e9) });
+    }
+  }
+  return lines;
+}
+
 async function repeats(fa: Attention): Promise<Line[]> {
   const count = Number(flags.repeats);
   for (const p of PROBLEMS) {
@@ -274,7 +302,18 @@ async function large(): Promise<Line[]> {
   return [{ name: "rows past 2^31 elements are right", elements: Sq * D }];
 }
 
+async function faults(): Promise<Line[]> {
+  const lines: Line[] = [];
+  for (const [name, fault] of Object.entries(FAULTS)) {
+    const start = performance.now();
+    await fault(flags.addon);
+    lines.push({ name, ms: Math.round(performance.now() - start) });
+  }
+  return lines;
+}
+
 async function main(): Promise<void> {
+  if (positionals[0] === "broken") return breakContext(flags.addon);
   const pool = flags.lean ? { poolBytes: 0 } : { poison: positionals[0] === "repeats" };
   const fa = await createAttention({ backends: [cuda({ addon: flags.addon, ...pool })] });
   const kernel = positionals[0];
@@ -290,6 +329,9 @@ async function main(): Promise<void> {
     }
     case "calls":
       lines = await hostTime(fa);
+      break;
+    case "linear":
+      lines = await linear(fa);
       break;
     case "smoke":
       lines = await smoke(fa);
@@ -308,11 +350,16 @@ async function main(): Promise<void> {
     case "flat":
       lines = await flat(fa);
       break;
+    case "faults":
+      lines = await faults();
+      break;
     case "large":
       lines = await large();
       break;
     default:
-      throw new Error(`no kernel ${kernel}: forward, backward, decode, calls, smoke, cases, repeats, flat, large`);
+      throw new Error(
+        `no kernel ${kernel}: forward, backward, decode, linear, calls, smoke, cases, repeats, flat, large, faults`,
+      );
   }
   await fa.dispose();
   if (flags.json) console.log(JSON.stringify(lines));

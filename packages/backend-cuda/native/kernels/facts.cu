@@ -10,7 +10,7 @@ namespace {
 
 template <class T, int HD>
 FaKernel forward_facts(int dtype) {
-  using Sizes = ForwardTile<T, HD>;
+  using Sizes = ForwardTile<T, HD, false>;
   return {FA_OP_FORWARD, FA_GENERIC, dtype, HD, Sizes::Q, Sizes::KV, Sizes::THREADS, Sizes::SHARED_BYTES};
 }
 template <class T, int HD>

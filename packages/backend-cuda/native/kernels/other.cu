@@ -1,6 +1,7 @@
 // cast, matmul, column sums and the roof: decoded from their slots and started.
 #include "../launch.h"
 #include "cast.cuh"
+#include "lib/start.cuh"
 #include "matmul.cuh"
 #include "roof.cuh"
 #include "table.h"
@@ -41,6 +42,18 @@ cudaError_t start_cast(const double* slots, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
+template <class T, bool A_ALONG, bool B_ALONG>
+cudaError_t start_tensor_matmul(const Matmul& p, cudaStream_t stream) {
+  static std::atomic<u64> allowed{0};
+  const i64 grid = blocks_of(p.M, TensorMatmul::OWN) * blocks_of(p.N, TensorMatmul::OWN);
+  if (grid == 0) return cudaSuccess;
+  if (grid > MAX_GRID) return cudaErrorInvalidValue;
+  constexpr int SHARED_BYTES = TensorMatmul::SHARED_BYTES;
+  if (cudaError_t error = allow_shared(tensor_matmul<T, A_ALONG, B_ALONG>, SHARED_BYTES, allowed)) return error;
+  FA_LAUNCH((tensor_matmul<T, A_ALONG, B_ALONG>), static_cast<unsigned>(grid), TensorMatmul::THREADS, SHARED_BYTES, stream, p);
+  return cudaGetLastError();
+}
+
 template <class T>
 cudaError_t start_matmul(const double* slots, cudaStream_t stream) {
   const auto matrix = [&](int first) -> Matrix {
@@ -53,6 +66,13 @@ cudaError_t start_matmul(const double* slots, cudaStream_t stream) {
                     static_cast<i64>(slots[FA_MATMUL_M]),
                     static_cast<i64>(slots[FA_MATMUL_N]),
                     static_cast<i64>(slots[FA_MATMUL_K])};
+  if constexpr (sizeof(T) == 2) {
+    const bool aAlong = p.a.column == 1, bAlong = p.b.row == 1;
+    if ((aAlong || p.a.row == 1) && (bAlong || p.b.column == 1) && p.c.column == 1) {
+      if (aAlong) return bAlong ? start_tensor_matmul<T, true, true>(p, stream) : start_tensor_matmul<T, true, false>(p, stream);
+      return bAlong ? start_tensor_matmul<T, false, true>(p, stream) : start_tensor_matmul<T, false, false>(p, stream);
+    }
+  }
   const i64 grid = (p.M + MATMUL_TILE - 1) / MATMUL_TILE * ((p.N + MATMUL_TILE - 1) / MATMUL_TILE);
   if (grid == 0) return cudaSuccess;
   if (grid > MAX_GRID) return cudaErrorInvalidValue;

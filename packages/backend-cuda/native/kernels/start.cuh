@@ -1,33 +1,17 @@
-// Starting kernels: which instance, how many blocks, how much shared memory.
+// Starting attention kernels: which instance, how many blocks, how much shared memory.
 #pragma once
-
-#include <atomic>
 
 #include "backward.cuh"
 #include "decode.cuh"
 #include "forward.cuh"
+#include "lib/start.cuh"
 #include "table.h"
 
 namespace fa {
 
-/** More than 48 KiB of shared memory has to be asked for, once a kernel and device. */
-template <class Kernel>
-cudaError_t allow_shared(Kernel* kernel, int bytes, std::atomic<u64>& allowed) {
-  if (bytes <= 48 << 10) return cudaSuccess;
-  int device = 0;
-  if (cudaError_t error = cudaGetDevice(&device)) return error;
-  const u64 bit = u64{1} << (device & 63);
-  if (allowed.load(std::memory_order_relaxed) & bit) return cudaSuccess;
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  if (error == cudaSuccess) allowed.fetch_or(bit, std::memory_order_relaxed);
-  return error;
-}
-
-inline i64 blocks_of(i64 items, i64 each) { return (items + each - 1) / each; }
-
 template <class T, int HD, bool GENERAL>
 cudaError_t start_forward(const Attention& p, cudaStream_t stream) {
-  using Sizes = ForwardTile<T, HD>;
+  using Sizes = ForwardTile<T, HD, GENERAL>;
   static std::atomic<u64> allowed{0};
   const i64 grid = blocks_of(p);
   if (grid > MAX_GRID) return cudaErrorInvalidValue;
@@ -43,6 +27,7 @@ cudaError_t start_forward(const Attention& p, cudaStream_t stream) {
 template <class T>
 cudaError_t forward_of(const Attention& p, bool general, cudaStream_t stream) {
   const int dim = most(p.D, p.Dv);
+  general = general || p.D != p.Dv || (dim != 64 && dim != 128 && dim != 256) || !p.qkAligned || !p.vAligned;
   if (dim <= 64) return general ? start_forward<T, 64, true>(p, stream) : start_forward<T, 64, false>(p, stream);
   if (dim <= 128) return general ? start_forward<T, 128, true>(p, stream) : start_forward<T, 128, false>(p, stream);
   return general ? start_forward<T, 256, true>(p, stream) : start_forward<T, 256, false>(p, stream);

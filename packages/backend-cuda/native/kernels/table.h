@@ -33,7 +33,5 @@ constexpr i64 MAX_GRID = 0x7fffffff;
 /** Counters of an instance, for kernels whose last block does something more. packages/backend-cuda/src/kernels.ts has the same. */
 constexpr int MOST_COUNTERS = 4096;
 
-/** Head dims that attention kernels are compiled for; the first that holds D and Dv is taken. */
-constexpr int HEAD_DIMS[] = {64, 128, 256};
 
 }  // namespace fa

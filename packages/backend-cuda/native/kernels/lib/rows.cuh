@@ -64,6 +64,12 @@ FA_DEVICE bool raw_scores(const Attention& p) {
   return !GENERAL || p.raw;
 }
 
+/** Row `row` of the group x Sq. */
+template <bool GENERAL>
+FA_DEVICE Query query_of(const Attention& p, const Block& block, int row) {
+  return query_at<GENERAL>(p, block.b, block.firstHead + row / p.Sq, row % p.Sq, row < block.endRow);
+}
+
 /** The two rows of a thread: g and g + 8 of its warp's 16 (g = lane / 4). */
 struct Rows {
   Query query[2];
@@ -82,8 +88,7 @@ FA_DEVICE Rows rows_of(const Attention& p, const Block& block, int firstRow) {
   rows.c = product(rows.unit, LOG2E);
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    const int row = firstRow + (lane_id() >> 2) + 8 * half;
-    Query& q = rows.query[half] = query_at<GENERAL>(p, block.b, block.firstHead + row / p.Sq, row % p.Sq, row < block.endRow);
+    Query& q = rows.query[half] = query_of<GENERAL>(p, block, firstRow + (lane_id() >> 2) + 8 * half);
     rows.m[half] = GENERAL && q.there && block.split == 0 ? sink_of(p, q.h) : NEGATIVE_INFINITY;
     // One of the four lanes of a row has the sink's share; they are summed in the end.
     rows.l[half] = rows.m[half] == NEGATIVE_INFINITY || (lane_id() & 3) != 0 ? 0.f : 1.f;
@@ -112,13 +117,15 @@ FA_DEVICE void score_tile(Fragment (&s_reg)[COLUMNS / 8], const Attention& p, co
 /** Scores become p = 2^((s - m) c), in place; what came before is rescaled to the new max. */
 template <int COLUMNS, int WIDTH>
 FA_DEVICE void softmax_tile(Fragment (&s_reg)[COLUMNS / 8], Fragment (&acc_reg)[WIDTH / 8], Rows& rows) {
+  float alpha[2];
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     float max = NEGATIVE_INFINITY;
 #pragma unroll
     for (int n = 0; n < COLUMNS / 8; n++) max = fmaxf(max, fmaxf(s_reg[n][2 * half], s_reg[n][2 * half + 1]));
     max = fmaxf(rows.m[half], quad_max(max));
-    const float base = subtrahend(max), alpha = exp2_approx((rows.m[half] - base) * rows.c);
+    const float base = subtrahend(max);
+    alpha[half] = exp2_approx((rows.m[half] - base) * rows.c);
     float sum = 0.f;
 #pragma unroll
     for (int n = 0; n < COLUMNS / 8; n++) {
@@ -128,13 +135,15 @@ FA_DEVICE void softmax_tile(Fragment (&s_reg)[COLUMNS / 8], Fragment (&acc_reg)[
         sum += s_reg[n][e];
       }
     }
-    rows.l[half] = fmaf(rows.l[half], alpha, sum);
+    rows.l[half] = fmaf(rows.l[half], alpha[half], sum);
     rows.m[half] = max;
+  }
+  // Soon the max grows but seldom.
+  if (!team_or<32>(alpha[0] != 1.f || alpha[1] != 1.f)) return;
 #pragma unroll
-    for (int n = 0; n < WIDTH / 8; n++) {
-      acc_reg[n][2 * half] *= alpha;
-      acc_reg[n][2 * half + 1] *= alpha;
-    }
+  for (int n = 0; n < WIDTH / 8; n++) {
+#pragma unroll
+    for (int e = 0; e < 4; e++) acc_reg[n][e] *= alpha[e >> 1];
   }
 }
 

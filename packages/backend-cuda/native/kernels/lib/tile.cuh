@@ -5,7 +5,9 @@
 // of float32. So both kinds share every address, and only the multiplication itself differs.
 //
 // float32 is split into two tf32 numbers of 11 bits, high + low, of whose four products three are made. Tensor cores cut off what
-// they add, always toward zero: long sums are added outside, rounded, and the small products apart (`Sum`).
+// they add, always toward zero: long sums are added outside, rounded.
+//
+// A warp multiplies with M times 16 rows, so that what it loads and splits of the other operand serves M products.
 #pragma once
 
 #include "dtype.cuh"
@@ -150,104 +152,169 @@ FA_DEVICE void probabilities(u32 (&a_reg)[4], const Fragment (&p_reg)[N], int st
 
 /** Rounded to the 11 bits that a tensor core reads of a float32, ties away from zero. */
 FA_DEVICE u32 tf32_round(u32 bits) { return (bits + 0x1000u) & 0xffffe000u; }
+/** high + low is the number but for 2^-22 of it: of low, a tensor core reads 11 bits of 12. */
 FA_DEVICE void tf32_split(u32 bits, u32& high, u32& low) {
   high = tf32_round(bits);
-  low = tf32_round(float_bits(bits_float(bits) - bits_float(high)));
+  low = float_bits(bits_float(bits) - bits_float(high));
 }
 
-/** A sum under way. */
+/** The A operand of a step, ready to be multiplied. */
 template <class T>
-struct Sum {
-  Fragment main = {0.f, 0.f, 0.f, 0.f};
-  FA_DEVICE float value(int e) const { return main[e]; }
-};
-template <>
-struct Sum<float> {
-  Fragment main = {0.f, 0.f, 0.f, 0.f};
-  Fragment small = {0.f, 0.f, 0.f, 0.f};
-  FA_DEVICE float value(int e) const { return main[e] + small[e]; }
-};
-
-/** An A operand ready to be multiplied. */
-template <class T>
-struct Operand {
+struct OperandA {
   u32 word[4];
-  FA_DEVICE explicit Operand(const u32 (&a_reg)[4]) : word{a_reg[0], a_reg[1], a_reg[2], a_reg[3]} {}
+  FA_DEVICE OperandA() {}
+  FA_DEVICE explicit OperandA(const u32 (&a_reg)[4]) : word{a_reg[0], a_reg[1], a_reg[2], a_reg[3]} {}
 };
 template <>
-struct Operand<float> {
+struct OperandA<float> {
   u32 high[4], low[4];
-  FA_DEVICE explicit Operand(const u32 (&a_reg)[4]) {
+  FA_DEVICE OperandA() {}
+  FA_DEVICE explicit OperandA(const u32 (&a_reg)[4]) {
 #pragma unroll
     for (int n = 0; n < 4; n++) tf32_split(a_reg[n], high[n], low[n]);
   }
 };
 
-FA_DEVICE void multiply(Fragment& sum, const Operand<Float16>& a, u32 b0, u32 b1) { mma_f16(sum, a.word, b0, b1); }
-FA_DEVICE void multiply(Fragment& sum, const Operand<Bfloat16>& a, u32 b0, u32 b1) { mma_bf16(sum, a.word, b0, b1); }
+/** The B operand of a step for 8 columns. */
 template <class T>
-FA_DEVICE void multiply(Sum<T>& sum, const Operand<T>& a, u32 b0, u32 b1) {
-  multiply(sum.main, a, b0, b1);
-}
-FA_DEVICE void multiply(Sum<float>& sum, const Operand<float>& a, u32 b0, u32 b1) {
+struct OperandB {
+  u32 b0, b1;
+  FA_DEVICE OperandB(u32 first, u32 second) : b0(first), b1(second) {}
+};
+template <>
+struct OperandB<float> {
   u32 high0, low0, high1, low1;
-  tf32_split(b0, high0, low0);
-  tf32_split(b1, high1, low1);
-  mma_tf32(sum.small, a.low, high0, high1);
-  mma_tf32(sum.small, a.high, low0, low1);
-  Fragment fresh = {0.f, 0.f, 0.f, 0.f};
-  mma_tf32(fresh, a.high, high0, high1);
+  FA_DEVICE OperandB(u32 first, u32 second) {
+    tf32_split(first, high0, low0);
+    tf32_split(second, high1, low1);
+  }
+};
+
+FA_DEVICE void multiply(Fragment& sum, const OperandA<Float16>& a, const OperandB<Float16>& b) {
+  mma_f16(sum, a.word, b.b0, b.b1);
+}
+FA_DEVICE void multiply(Fragment& sum, const OperandA<Bfloat16>& a, const OperandB<Bfloat16>& b) {
+  mma_bf16(sum, a.word, b.b0, b.b1);
+}
+/** The two small products, and then the main one. */
+FA_DEVICE void multiply_small(Fragment& sum, const OperandA<float>& a, const OperandB<float>& b) {
+  mma_tf32(sum, a.low, b.high0, b.high1);
+  mma_tf32(sum, a.high, b.low0, b.low1);
+}
+FA_DEVICE void multiply_main(Fragment& sum, const OperandA<float>& a, const OperandB<float>& b) {
+  mma_tf32(sum, a.high, b.high0, b.high1);
+}
+
+FA_DEVICE void add(Fragment& sum, const Fragment& x) {
 #pragma unroll
-  for (int e = 0; e < 4; e++) sum.main[e] += fresh[e];
+  for (int e = 0; e < 4; e++) sum[e] += x[e];
 }
 
 /**
- * scores: s [16, COLUMNS] = a b^T for rows `row` to `row` + 15 of tile a and all rows of tile b, over `dim` columns.
+ * scores: s [16 M, COLUMNS] = a b^T for the 16 M rows from `row` on of tile a and all rows of tile b, over `dim` columns.
  */
-template <class T, int HD, int COLUMNS>
-FA_DEVICE void multiply_rows(Fragment (&s_reg)[COLUMNS / 8], u32 a_smem, int row, u32 b_smem, int dim) {
-  Sum<T> sums[COLUMNS / 8];
-  const int steps = steps_of<T>(dim);
-  for (int step = 0; step < steps; step++) {
-    u32 a_reg[4];
-    load_a<T, HD>(a_reg, a_smem, row, step);
-    const Operand<T> a(a_reg);
+template <class T, int HD, int COLUMNS, int M>
+FA_DEVICE void multiply_rows(Fragment (&s_reg)[M][COLUMNS / 8], u32 a_smem, int row, u32 b_smem, int dim) {
 #pragma unroll
-    for (int n = 0; n < COLUMNS / 16; n++) {
-      u32 b_reg[4];
-      load_b_rows<T, HD>(b_reg, b_smem, 16 * n, step);
-      multiply(sums[2 * n], a, b_reg[0], b_reg[1]);
-      multiply(sums[2 * n + 1], a, b_reg[2], b_reg[3]);
+  for (int m = 0; m < M; m++) {
+#pragma unroll
+    for (int n = 0; n < COLUMNS / 8; n++) {
+#pragma unroll
+      for (int e = 0; e < 4; e++) s_reg[m][n][e] = 0.f;
     }
   }
+  const int steps = steps_of<T>(dim);
+  const auto operands_a = [&](OperandA<T>(&a)[M], int step) {
 #pragma unroll
-  for (int n = 0; n < COLUMNS / 8; n++) {
+    for (int m = 0; m < M; m++) {
+      u32 a_reg[4];
+      load_a<T, HD>(a_reg, a_smem, row + 16 * m, step);
+      a[m] = OperandA<T>(a_reg);
+    }
+  };
+  if constexpr (sizeof(T) == 2) {
+#pragma unroll 4
+    for (int step = 0; step < steps; step++) {
+      OperandA<T> a[M];
+      operands_a(a, step);
 #pragma unroll
-    for (int e = 0; e < 4; e++) s_reg[n][e] = sums[n].value(e);
+      for (int n = 0; n < COLUMNS / 16; n++) {
+        u32 b_reg[4];
+        load_b_rows<T, HD>(b_reg, b_smem, 16 * n, step);
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+          multiply(s_reg[m][2 * n], a[m], OperandB<T>(b_reg[0], b_reg[1]));
+          multiply(s_reg[m][2 * n + 1], a[m], OperandB<T>(b_reg[2], b_reg[3]));
+        }
+      }
+    }
+  } else {
+    // The small products are a sum of their own, 2^-11 of the whole; the main ones leave the tensor core after every step.
+    Fragment small_reg[M][COLUMNS / 8] = {};
+#pragma unroll 2
+    for (int step = 0; step < steps; step++) {
+      OperandA<T> a[M];
+      operands_a(a, step);
+#pragma unroll
+      for (int n = 0; n < COLUMNS / 16; n++) {
+        u32 b_reg[4];
+        load_b_rows<T, HD>(b_reg, b_smem, 16 * n, step);
+        const OperandB<T> b[2] = {{b_reg[0], b_reg[1]}, {b_reg[2], b_reg[3]}};
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+#pragma unroll
+          for (int side = 0; side < 2; side++) {
+            Fragment fresh = {0.f, 0.f, 0.f, 0.f};
+            multiply_small(small_reg[m][2 * n + side], a[m], b[side]);
+            multiply_main(fresh, a[m], b[side]);
+            add(s_reg[m][2 * n + side], fresh);
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+      for (int n = 0; n < COLUMNS / 8; n++) add(s_reg[m][n], small_reg[m][n]);
+    }
   }
+}
+template <class T, int HD, int COLUMNS>
+FA_DEVICE void multiply_rows(Fragment (&s_reg)[COLUMNS / 8], u32 a_smem, int row, u32 b_smem, int dim) {
+  multiply_rows<T, HD, COLUMNS, 1>(reinterpret_cast<Fragment(&)[1][COLUMNS / 8]>(s_reg), a_smem, row, b_smem, dim);
 }
 
 /**
- * accumulate: acc [16, WIDTH] += p b for p [16, ROWS] in registers and columns `first` to `first` + WIDTH - 1 of tile b, of which
- * those from `dim` on are left out.
+ * accumulate: acc [16 M, WIDTH] += p b for p [16 M, ROWS] in registers and columns `first` to `first` + WIDTH - 1 of tile b, of
+ * which those from `dim` on are left out.
  */
-template <class T, int HD, int ROWS, int WIDTH>
-FA_DEVICE void multiply_columns(Fragment (&acc_reg)[WIDTH / 8], const Fragment (&p_reg)[ROWS / 8], u32 b_smem, int first,
-                                int dim) {
+template <class T, int HD, int ROWS, int WIDTH, int M>
+FA_DEVICE void multiply_columns(Fragment (&acc_reg)[M][WIDTH / 8], const Fragment (&p_reg)[M][ROWS / 8], u32 b_smem,
+                                int first, int dim) {
   constexpr int STEPS = ROWS / ROWS_A_STEP<T>;
+  OperandA<T> a[STEPS][M];
+#pragma unroll
+  for (int step = 0; step < STEPS; step++) {
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+      u32 a_reg[4];
+      probabilities<T>(a_reg, p_reg[m], step);
+      a[step][m] = OperandA<T>(a_reg);
+    }
+  }
   if constexpr (sizeof(T) == 2) {
 #pragma unroll
     for (int step = 0; step < STEPS; step++) {
-      u32 a_reg[4];
-      probabilities<T>(a_reg, p_reg, step);
-      const Operand<T> a(a_reg);
 #pragma unroll
       for (int n = 0; n < WIDTH / 16; n++) {
         if (first + 16 * n >= dim) break;
         u32 b_reg[4];
         load_b_columns<T, HD>(b_reg, b_smem, step, first + 16 * n);
-        multiply(acc_reg[2 * n], a, b_reg[0], b_reg[1]);
-        multiply(acc_reg[2 * n + 1], a, b_reg[2], b_reg[3]);
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+          multiply(acc_reg[m][2 * n], a[step][m], OperandB<T>(b_reg[0], b_reg[1]));
+          multiply(acc_reg[m][2 * n + 1], a[step][m], OperandB<T>(b_reg[2], b_reg[3]));
+        }
       }
     }
   } else {
@@ -255,23 +322,34 @@ FA_DEVICE void multiply_columns(Fragment (&acc_reg)[WIDTH / 8], const Fragment (
 #pragma unroll
     for (int n = 0; n < WIDTH / 16; n++) {
       if (first + 16 * n >= dim) break;
-      Sum<T> left, right;
+      Fragment fresh[M][2] = {};
 #pragma unroll
       for (int step = 0; step < STEPS; step++) {
-        u32 a_reg[4], b_reg[4];
-        probabilities<T>(a_reg, p_reg, step);
+        u32 b_reg[4];
         load_b_columns<T, HD>(b_reg, b_smem, step, first + 16 * n);
-        const Operand<T> a(a_reg);
-        multiply(left, a, b_reg[0], b_reg[1]);
-        multiply(right, a, b_reg[2], b_reg[3]);
+        const OperandB<T> b[2] = {{b_reg[0], b_reg[1]}, {b_reg[2], b_reg[3]}};
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+#pragma unroll
+          for (int side = 0; side < 2; side++) {
+            multiply_small(fresh[m][side], a[step][m], b[side]);
+            multiply_main(fresh[m][side], a[step][m], b[side]);
+          }
+        }
       }
 #pragma unroll
-      for (int e = 0; e < 4; e++) {
-        acc_reg[2 * n][e] += left.value(e);
-        acc_reg[2 * n + 1][e] += right.value(e);
+      for (int m = 0; m < M; m++) {
+        add(acc_reg[m][2 * n], fresh[m][0]);
+        add(acc_reg[m][2 * n + 1], fresh[m][1]);
       }
     }
   }
+}
+template <class T, int HD, int ROWS, int WIDTH>
+FA_DEVICE void multiply_columns(Fragment (&acc_reg)[WIDTH / 8], const Fragment (&p_reg)[ROWS / 8], u32 b_smem, int first,
+                                int dim) {
+  multiply_columns<T, HD, ROWS, WIDTH, 1>(reinterpret_cast<Fragment(&)[1][WIDTH / 8]>(acc_reg),
+                                          reinterpret_cast<const Fragment(&)[1][ROWS / 8]>(p_reg), b_smem, first, dim);
 }
 
 // ---- what is not finite
@@ -280,10 +358,10 @@ FA_DEVICE void multiply_columns(Fragment (&acc_reg)[WIDTH / 8], const Fragment (
  * Before `multiply_columns` where some pairs are hidden: 0 times NaN is NaN, so what is not finite is taken out of tile b, and put
  * as NaN into the sums of those rows that see it. Costs a look at the tile when all is finite, which is the common case.
  * Every thread of the team calls it; others' reads of the tile must be over, and tile b is not what it was.
- * @param sees whether row g (half 0) or g + 8 (half 1) of this warp sees row `n` of the tile
+ * @param sees (m, half, n): whether row 16 m + g (half 0) or g + 8 (half 1) of this warp sees row n of the tile
  */
-template <class T, int HD, int ROWS, int WIDTH, int THREADS, class Sees>
-FA_DEVICE void take_out_nan(Fragment (&acc_reg)[WIDTH / 8], u32 b_smem, int first, int dim, const Sees& sees) {
+template <class T, int HD, int ROWS, int WIDTH, int THREADS, int M, class Sees>
+FA_DEVICE void take_out_nan(Fragment (&acc_reg)[M][WIDTH / 8], u32 b_smem, int first, int dim, const Sees& sees) {
   using Layout = Tile<T, HD>;
   const int used = 2 * steps_of<T>(dim);
   bool found = false;
@@ -297,13 +375,16 @@ FA_DEVICE void take_out_nan(Fragment (&acc_reg)[WIDTH / 8], u32 b_smem, int firs
   if (!team_or<THREADS>(found)) return;
   const int column = 2 * (lane_id() & 3);
   for (int row = 0; row < ROWS; row++) {
-    const bool seen[2] = {sees(0, row), sees(1, row)};
 #pragma unroll
-    for (int n = 0; n < WIDTH / 8; n++) {
+    for (int m = 0; m < M; m++) {
+      const bool seen[2] = {sees(m, 0, row), sees(m, 1, row)};
 #pragma unroll
-      for (int e = 0; e < 4; e++) {
-        const int at = first + 8 * n + column + (e & 1);
-        if (at < dim && seen[e >> 1] && !is_finite(Layout::element(b_smem, row, at))) acc_reg[n][e] = quiet_nan();
+      for (int n = 0; n < WIDTH / 8; n++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+          const int at = first + 8 * n + column + (e & 1);
+          if (at < dim && seen[e >> 1] && !is_finite(Layout::element(b_smem, row, at))) acc_reg[m][n][e] = quiet_nan();
+        }
       }
     }
   }
@@ -321,6 +402,12 @@ FA_DEVICE void take_out_nan(Fragment (&acc_reg)[WIDTH / 8], u32 b_smem, int firs
     words = finite;
   }
   team_sync<THREADS>();
+}
+
+template <class T, int HD, int ROWS, int WIDTH, int THREADS, class Sees>
+FA_DEVICE void take_out_nan(Fragment (&acc_reg)[WIDTH / 8], u32 b_smem, int first, int dim, const Sees& sees) {
+  take_out_nan<T, HD, ROWS, WIDTH, THREADS, 1>(reinterpret_cast<Fragment(&)[1][WIDTH / 8]>(acc_reg), b_smem, first, dim,
+                                               [&](int, int half, int row) { return sees(half, row); });
 }
 
 /** Adds, or takes the larger of, the four lanes that share a row. */
