@@ -1,7 +1,7 @@
 import type { VNode } from "preact";
 import type { ChartOption, Look } from "@fa/bench";
 import { AriaComponent, TooltipComponent } from "echarts/components";
-import { init, use } from "echarts/core";
+import { init, use, type EChartsType } from "echarts/core";
 import { CanvasRenderer } from "echarts/renderers";
 import { useEffect, useRef, useState } from "preact/hooks";
 
@@ -51,13 +51,23 @@ export function Chart({
   readonly label: string;
 }): VNode {
   const place = useRef<HTMLDivElement>(null);
+  const chart = useRef<EChartsType>(undefined);
   useEffect(() => {
     const element = place.current!;
     // A canvas: SVG by script would need inline styles, which the page's policy forbids.
-    const chart = init(element, null, { renderer: "canvas" });
-    chart.setOption(option);
+    const made = init(element, null, { renderer: "canvas" });
+    chart.current = made;
+    const fit = new ResizeObserver(() => made.resize());
+    fit.observe(element);
+    return () => {
+      fit.disconnect();
+      made.dispose();
+    };
+  }, []);
+  useEffect(() => {
+    chart.current!.setOption(option, { notMerge: true });
     // The page says the title in words of its own, and a phone has no room for the roof's name.
-    chart.setOption({
+    chart.current!.setOption({
       title: { show: false },
       grid: { left: 56, right: 16, top: 28, bottom: 66 },
       tooltip: {
@@ -69,12 +79,6 @@ export function Chart({
       },
       series: [{ markLine: { label: { formatter: "roof" } } }],
     });
-    const fit = new ResizeObserver(() => chart.resize());
-    fit.observe(element);
-    return () => {
-      fit.disconnect();
-      chart.dispose();
-    };
-  }, [option]);
+  }, [option, look]);
   return <div ref={place} class="chart" role="img" aria-label={label} />;
 }

@@ -60,7 +60,7 @@ export function ScoreMap({
         />
       </svg>
       <figcaption>
-        Rows i down, keys j across. <span class="key held">held now, darker for larger P</span>{" "}
+        Rows i down, keys j across. <span class="key held">held now, stronger for larger P</span>{" "}
         <span class="key done">taken in and forgotten</span> <span class="key ahead">to come</span>{" "}
         <span class="key unseen">hidden</span>
       </figcaption>

@@ -12,6 +12,13 @@ const STEP_MS = 1200;
 
 const START: Settings = { S: 8, Br: 4, Bc: 2, causal: true, window: [-1, -1], seed: 1 };
 
+const ALGORITHM = `\
+scores      S = q kᵀ / √D                              [Br, Bc]  hidden pairs −∞
+softmax     m' = max(m, rowmax S), alpha = exp(m − m')  [Br]
+            P = exp(S − m'), l = alpha l + rowsum P     [Br, Bc], [Br]
+accumulate  acc = alpha acc + P v                       [Br, D]
+finish      out = acc / l, after the last tile          [Br, D]`;
+
 /** The algorithm made visible: `tiledAttention` of the reference, one tile at a time. */
 export function TilesPart(): VNode {
   const [settings, setSettings] = useState(START);
@@ -50,9 +57,15 @@ export function TilesPart(): VNode {
       <p>
         Attention needs a softmax over all keys of a row, but only ever holds one tile of scores. For each tile it keeps
         a running max m and a running sum l, and when the max grows it rescales what it has by alpha. After the last
-        tile the result is exact. The numbers are those of <code>tiledAttention</code> in{" "}
+        tile the result is the exact one. The numbers are those of <code>tiledAttention</code> in{" "}
         <code>@fa/core/reference</code>, with D = {D}.
       </p>
+      <details>
+        <summary>In five lines</summary>
+        <Scrolls label="The algorithm">
+          <pre>{ALGORITHM}</pre>
+        </Scrolls>
+      </details>
       <form onSubmit={(event) => event.preventDefault()}>
         <fieldset class="fields">
           <legend>Problem</legend>
@@ -142,9 +155,12 @@ function inWords({ steps, emptyTiles }: Trace, at: number): string {
     .join(" ");
 }
 
-/** Four characters and a sign; -inf as the literature writes it. */
-export function short(x: number): string {
-  if (x === -Infinity) return "-∞";
+/** As wide as a digit. */
+const FIGURE_SPACE = "\u2007";
+
+/** Two decimals, with a minus as wide as a digit. */
+function short(x: number): string {
+  if (x === -Infinity) return "−∞";
   return x.toFixed(2).replace("-", "−");
 }
 
@@ -221,7 +237,7 @@ function State({
   readonly exact: Float64Array;
 }) {
   const vector = (values: Float64Array, at: number): string =>
-    Array.from(values.subarray(at, at + D), short).join("  ");
+    Array.from(values.subarray(at, at + D), (x) => short(x).padStart(5, FIGURE_SPACE)).join(" ");
   return (
     <Scrolls label="State of the rows">
       <table class="numbers">
