@@ -20,6 +20,7 @@ export function cudaField({ quick, peers }: Options): Field {
   const matches = programme.matches(peers);
   let identity: GpuIdentity;
   let roof: Field["roof"] = ROOFS.mma;
+  let copyGBs: number | null = null;
   return {
     contestOf: "cuda",
     matches,
@@ -38,12 +39,19 @@ export function cudaField({ quick, peers }: Options): Field {
       });
       terminal.print(`${identity.adapter}, driver ${identity.driver}, ${identity.cuda}\n`);
       const truth = await gpu!.truths(matches.flatMap(({ entries }) => entries.map(({ item }) => item)));
-      if (peers && (await gauge("matmul", programme.callCase)) > 0) roof = ROOFS.matmul;
+      if (peers) {
+        try {
+          copyGBs = (await gauge("copy", programme.callCase)) / 1e9;
+          roof = ROOFS.matmul;
+        } catch (error) {
+          if (!(error instanceof ContestantError)) throw error;
+          terminal.print(`no gauges of PyTorch's: ${error.message}`);
+        }
+      }
       return { truth };
     },
     async conclude(results, _settings, arena) {
-      const copyRate = await arena.gauge("copy", programme.callCase);
-      const gpu: GpuFacts = { ...identity, copyGBs: copyRate / 1e9 || null, matrixGflops: null };
+      const gpu: GpuFacts = { ...identity, copyGBs, matrixGflops: null };
       const callCost: CallCost = await arena.gpu!.callCost(programme.callCase).catch((error: unknown) => {
         if (error instanceof ContestantError) return error.message;
         throw error;
@@ -60,15 +68,7 @@ function openArena(software: boolean, peers: boolean): Arena {
   let truths: Truths | undefined;
   return {
     contestants: peers ? [ours, torch] : [ours],
-    async gauge(name, item) {
-      if (name === "mma") return ours.ask("gauge", { name, item });
-      if (!peers) return 0;
-      // 0 where there is none to tell.
-      return torch.ask("gauge", { name, item }).catch((error: unknown) => {
-        if (error instanceof ContestantError) return 0;
-        throw error;
-      });
-    },
+    gauge: (name, item) => (name === "mma" ? ours : torch).ask("gauge", { name, item }),
     startUp: () => Promise.reject(new Error("no target is about it")),
     close: async () => truths?.close(),
     gpu: {

@@ -80,10 +80,13 @@ export function cudaTable(file: ContestFile, style: TableStyle = {}): string {
   return gpuBlocks(cudaTables(file), CUDA_NOTE, cudaRoofs(file), style);
 }
 
+/** A list of kernels takes several lines. */
+const LONGEST_CELL = 46;
+
 function gpuBlocks(tables: readonly GpuTable[], note: string, roofs: string, { quiet = same }: TableStyle): string {
   const blocks = tables.map(({ heading, head: [, ...head], rows }) => {
     const table = spaced([heading, ...head]);
-    for (const row of rows) table.push([...row]);
+    for (const row of rows) table.push(row.map((cell) => fold(cell, LONGEST_CELL)));
     return linesOf(table).join("\n");
   });
   return [...blocks, quiet(`${fold(note, 98)}\n${fold(`roofs: ${roofs}`, 98)}`)].join("\n\n");

@@ -159,7 +159,7 @@ export function rowsToCheck({ B, H, Sq, Skv, D, Dv }: AttentionProblem): number[
 }
 
 /** So many heads prove enough, where all of them are not affordable. */
-const MOST_HEADS = 16;
+const MOST_HEADS = 8;
 
 /** Query heads to check, counted over the whole batch, from the first to the last. */
 export function headsToCheck(problem: AttentionProblem): number[] {

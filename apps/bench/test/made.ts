@@ -207,7 +207,7 @@ export function playedOnCuda(
         outcome: "measured",
         verification: {
           ok: true,
-          against: "float64 reference, 32 of 512 rows a head, 16 of 1024 heads",
+          against: "float64 reference, 32 of 512 rows a head, 8 of 1024 heads",
           maxError: 3e-6,
           meanSquareError: 4e-8,
           ofTolerance: 0.2,
