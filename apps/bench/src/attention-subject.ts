@@ -1,5 +1,4 @@
 import {
-  encode,
   typedArray,
   type Attention,
   type AttentionOptions,
@@ -8,6 +7,7 @@ import {
   type TensorSpec,
 } from "@fa/core";
 import type { AttentionCase } from "./cases.ts";
+import { bytesOf } from "./numbers.ts";
 import { resultsOf, valuesOf, type Results, type Subject } from "./subject.ts";
 import { inputSetsOf } from "./traffic.ts";
 import { numbersOf, truthOf, type CaseNumbers } from "./truth.ts";
@@ -34,7 +34,7 @@ async function callsOf(fa: Attention, item: AttentionCase, data: CaseNumbers): P
   const { inputs, options: specs, problem } = item;
   const { dtype } = problem;
   const maker = (values: Float64Array, shape: readonly number[], as: FloatDType = dtype): (() => Tensor) => {
-    const elements = typedArray(as, encode(as, values));
+    const elements = typedArray(as, bytesOf(as, values));
     return () => fa.tensor(elements, { shape, dtype: as });
   };
   const upload = (values: Float64Array, { shape, dtype: as }: TensorSpec): Tensor =>

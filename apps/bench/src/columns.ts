@@ -2,7 +2,7 @@
 import type { Roof } from "@fa/core";
 import type { Group } from "./cases.ts";
 import { TIMERS, type Timing } from "./measure.ts";
-import { gflopsOf, type Measured, type Outcome } from "./results.ts";
+import { gflopsOf, roofOf, type Measured, type Outcome, type RunFile } from "./results.ts";
 
 /** The columns of every table of results, in the terminal and in the README. */
 export const COLUMNS = ["case", "ms", "first", "GFLOP/s", "of roof", "memory", "scores", "error"] as const;
@@ -15,13 +15,18 @@ const HEADINGS: Readonly<Record<Exclude<Group, "run">, string>> = {
 };
 
 /** What the columns mean, for the line under a table. */
-export function footnotes(roof: Roof, outcomes: readonly Outcome[] = []): string[] {
+export function footnotes(file: Pick<RunFile, "outcomes" | "roof" | "matrixRoof">): string[] {
+  const { outcomes } = file;
+  const roofs = [...new Set(outcomes.map((outcome) => roofOf(file, outcome)))];
   return [
     `ms       median ± half the distance of the quartiles; first call and warm-up left out`,
     ...timerNotes(outcomes).map((note, n) => `${n === 0 ? "timed by" : "        "} ${note}`),
     `first    what the first call took, in ms, compiling and warming included`,
     `GFLOP/s  counts visible pairs only: 2 (D + Dv) flop each, backward 2.5 times that; and projections`,
-    `of roof  ${roof.gflops.toFixed(1)} GFLOP/s, measured in this run: ${roof.what}`,
+    ...roofs.map(({ gflops, what }, n) => {
+      const measured = `${gflops.toFixed(1)} GFLOP/s, measured in this run: ${what}`;
+      return n === 0 ? `of roof  ${measured}` : `         ${measured}; of half types`;
+    }),
     `memory   the most that tensors and workspace took`,
     `scores   what storing the B x H x S x S float32 scores would take beside`,
     `error    root mean square, relative; every case was held to the tolerances before it was timed,`,

@@ -195,12 +195,13 @@ Examples:
   fa-bench run --pass backward --bias --dropout 0.1 --plot backward.svg`;
 
 const COMPARE_HELP = `
-Beside wasm: onnxruntime-web, jax-js and tfjs-wasm. Beside webgpu: onnxruntime-node on its WebGPU. Each entry is verified against float64
+Beside wasm: onnxruntime-web, jax-js and tfjs-wasm. Beside webgpu: onnxruntime-node on its WebGPU. Beside cuda: PyTorch. Each entry is verified against float64
 first; one that errs or fails is shown as that, and has no time. The same as --peers and --targets without a command.
 
 Examples:
   fa-bench compare --sizes 512 --json compared.json --plot compared.svg
-  fa-bench compare webgpu --quick`;
+  fa-bench compare webgpu --quick
+  fa-bench compare cuda --json cuda.json`;
 
 const ROOFLINE_HELP = `
 A result's bound is the roof of arithmetic, or what memory moves a second times its arithmetic intensity: flop a byte that has to be moved at

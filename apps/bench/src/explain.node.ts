@@ -10,13 +10,17 @@ import { providersOf } from "./station.node.ts";
 import { fileStore } from "./store.node.ts";
 import type { Terminal } from "./terminal.node.ts";
 
-/** @returns 1 when nothing here runs the problem */
-export async function explain(options: ExplainOptions, terminal: Terminal): Promise<number> {
+/**
+ * @returns 1 when nothing here runs the problem
+ * @throws the signal's reason, once measuring is over; what was measured is in the store by then
+ */
+export async function explain(options: ExplainOptions, terminal: Terminal, signal: AbortSignal): Promise<number> {
   const { pass, queries, keys: Skv, measure, store, json } = options;
   const Sq = queries ?? (pass === "decode" ? 1 : Skv);
   const { problem } = askedCase({ ...options, Sq, Skv });
   const measurable = measure ? measurableOf(options, Sq) : undefined;
   const measured = measurable && (await measureAll(options, measurable, store));
+  signal.throwIfAborted();
   const explanation = await explained(problem, providersOf(options), measured);
   terminal.print(explanationLines(explanation).join("\n"));
   if (json !== undefined) {

@@ -2,7 +2,7 @@
 export { askedCase, askedCases, type Asked, type AskedOptions, type AskedSweep } from "./asked-cases.ts";
 export { bench, type BenchOptions, type DeviceTimer } from "./bench.ts";
 export { moduleCases, sweepCases, tutorialCases, type Case, type SweepOptions } from "./cases.ts";
-export { cells, COLUMNS, footnotes, headingOf, labelOf, timerNotes, whyNotMeasured } from "./columns.ts";
+export { cells, COLUMNS, footnotes, headingOf, labelOf, rate, timerNotes, whyNotMeasured } from "./columns.ts";
 export { explained, explanationLines, type Explanation } from "./explanation.ts";
 export { goldenModule } from "./golden.ts";
 export { gpuTimer } from "./gpu-timer.ts";

@@ -61,7 +61,7 @@ function jobOf(
     case "roofline":
       return roofline(request, terminal, signal);
     case "explain":
-      return explain(request, terminal);
+      return explain(request, terminal, signal);
     case "report":
       return report(request, terminal);
   }

@@ -18,7 +18,7 @@ import {
 } from "./comparison.ts";
 import { CUDA_NOTE, cudaRoofs, cudaTables } from "./cuda-comparison.ts";
 import { GPU_NOTE, gpuName, gpuRoofs, gpuTables } from "./gpu-comparison.ts";
-import { isMeasured, parseResults, type ContestFile, type ResultsFile, type RunFile } from "./results.ts";
+import { isMeasured, parseResults, roofOf, type ContestFile, type ResultsFile, type RunFile } from "./results.ts";
 import { supportTable, type Planned, type SupportTable } from "./support.ts";
 
 /** WebGPU with nothing but its default limits, which every device has. */
@@ -99,7 +99,7 @@ function paragraphsOf(file: ResultsFile): string[] {
 function runParagraphs(file: RunFile): string[] {
   const { machine, backend, roof, outcomes } = file;
   const rows = outcomes.filter(isMeasured).map((outcome) => {
-    const [title, ...numbers] = cells(outcome, roof);
+    const [title, ...numbers] = cells(outcome, roofOf(file, outcome));
     return [`${headingOf(outcome)}: ${title}`, ...numbers];
   });
   return [

@@ -211,8 +211,8 @@ td[data-value] { text-align: right; }
 td:last-child { white-space: normal; min-width: 24rem; }
 th button { all: unset; cursor: pointer; font-weight: 600; }
 th button:focus-visible { outline: 2px solid; }
-th[aria-sort=ascending] button::after { content: " \\2191"; }
-th[aria-sort=descending] button::after { content: " \\2193"; }
+th[aria-sort=ascending] button::after { content: " \\2191" / ""; }
+th[aria-sort=descending] button::after { content: " \\2193" / ""; }
 .alarm { color: #cf222e; font-weight: 600; }
 @media (max-width: 40rem) { dl { grid-template-columns: 1fr; } dt { margin-top: 0.4rem; } }
 `;

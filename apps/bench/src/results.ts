@@ -145,6 +145,11 @@ export interface ContestantReport {
 export type Entry = Outcome & { readonly contestant: string };
 export type MeasuredEntry = Extract<Entry, { outcome: "measured" }>;
 
+/** The roof that a case of a run stands under: that of matrix units for half types, where they have one of their own. */
+export function roofOf({ roof, matrixRoof }: Pick<RunFile, "roof" | "matrixRoof">, { dtype }: Outcome): Roof {
+  return dtype === "float32" ? roof : (matrixRoof ?? roof);
+}
+
 /** GFLOP/s of a measured case. */
 export function gflopsOf({ flops, timing }: Pick<Measured, "flops" | "timing">): number {
   return flops / timing.medianMs / 1e6;

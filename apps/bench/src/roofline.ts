@@ -7,6 +7,7 @@ import { rate } from "./columns.ts";
 import {
   gflopsOf,
   isMeasured,
+  roofOf,
   type Bandwidth,
   type Entry,
   type Measured,
@@ -49,7 +50,7 @@ export function rooflineOf(file: ResultsFile): Roofline {
     .map((one): Point => {
       const { id, flops, bytes } = one;
       const intensity = flops / bytes;
-      const arithmetic = roofOf(file, one);
+      const arithmetic = arithmeticOf(file, one);
       const memory = roofs.bandwidth ? roofs.bandwidth.gbs * intensity : Infinity;
       const bound = Math.min(arithmetic ?? Infinity, memory);
       return {
@@ -100,9 +101,8 @@ function roofsOf(file: ResultsFile): Roofs {
 }
 
 /** GFLOP/s of the units that a case may use; null where they were not measured. */
-function roofOf(file: ResultsFile, one: Outcome | Entry): number | null {
-  const isHalf = one.dtype !== "float32";
-  if (file.kind === "run") return ((isHalf && file.matrixRoof) || file.roof).gflops;
+function arithmeticOf(file: ResultsFile, one: Outcome | Entry): number | null {
+  if (file.kind === "run") return roofOf(file, one).gflops;
   const { roof, gpu, contestants } = file;
   const { contestant } = one as Entry;
   const usesMatrices = contestant === GPU_OURS.matrix || contestant === GPU_OURS.float16Scores;

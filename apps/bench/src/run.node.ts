@@ -90,7 +90,7 @@ export async function runOn(
 
   const { report: candidates, ...facts } = look;
   if (outcomes.length > 0) {
-    terminal.print(`${terminal.isTTY ? "" : "\n"}${resultsTable(outcomes, look.roof, styleOf(terminal))}`);
+    terminal.print(`${terminal.isTTY ? "" : "\n"}${resultsTable({ ...look, outcomes }, styleOf(terminal))}`);
   }
   return {
     schema: SCHEMA,

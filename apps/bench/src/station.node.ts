@@ -7,7 +7,7 @@ import type { DeviceTimer } from "./bench.ts";
 import { attentionCase } from "./cases.ts";
 import { gpuTimer } from "./gpu-timer.ts";
 import { quantile } from "./numbers.ts";
-import { MATRIX_FLAGS, openAdapter, SOFTWARE_FLAGS } from "./peers/dawn.node.ts";
+import { MATRIX_FLAGS, openAdapter, SOFTWARE_FLAGS, useDawn } from "./peers/dawn.node.ts";
 import { matrixRate } from "./peers/gpu-gauge.node.ts";
 import { Remote } from "./peers/remote.node.ts";
 import { readRate } from "./read-rate.ts";
@@ -69,8 +69,8 @@ function ownWebgpu({ software, tier }: { readonly software: boolean; readonly ti
     name: "webgpu",
     device: () => device,
     async probe() {
-      // Makes Dawn the process's WebGPU; if that fails, the back end knows best how to say why.
-      await openAdapter(flags, software).catch(() => undefined);
+      // Where that fails, the back end knows best how to say why.
+      await useDawn(flags).catch(() => undefined);
       return webgpu(options).probe();
     },
     async open() {

@@ -1,10 +1,9 @@
 import Table from "cli-table3";
-import type { Roof } from "@fa/core";
 import { cells, COLUMNS, footnotes, headingOf, labelOf, whyNotMeasured } from "./columns.ts";
 import { comparisonRows, COMPARISON_NOTE, headingOf as comparisonHeading, targetRow } from "./comparison.ts";
 import { CUDA_NOTE, cudaRoofs, cudaTables } from "./cuda-comparison.ts";
 import { GPU_NOTE, gpuRoofs, gpuTables, type GpuTable } from "./gpu-comparison.ts";
-import type { ContestFile, Outcome, ResultsFile } from "./results.ts";
+import { roofOf, type ContestFile, type ResultsFile, type RunFile } from "./results.ts";
 import { rooflineCells, rooflineNotes, rooflineOf, ROOFLINE_COLUMNS } from "./roofline.ts";
 import { amount, type TargetOutcome } from "./target.ts";
 
@@ -23,10 +22,10 @@ const SPACED = { ...Object.fromEntries(LINES.map((line) => [line, ""])), middle:
 
 /** All outcomes as a table for a terminal of 100 columns, grouped, with what the columns mean below. */
 export function resultsTable(
-  outcomes: readonly Outcome[],
-  roof: Roof,
+  file: Pick<RunFile, "outcomes" | "roof" | "matrixRoof">,
   { alarm = same, quiet = same }: TableStyle = {},
 ): string {
+  const { outcomes } = file;
   const table = spaced(COLUMNS);
   let heading: string | undefined;
   for (const outcome of outcomes) {
@@ -35,7 +34,7 @@ export function resultsTable(
       table.push([{ colSpan: COLUMNS.length, content: quiet(heading) }]);
     }
     if (outcome.outcome === "measured") {
-      const [title, ...numbers] = cells(outcome, roof);
+      const [title, ...numbers] = cells(outcome, roofOf(file, outcome));
       table.push([`  ${title}`, ...numbers]);
     } else {
       const mark = outcome.outcome === "skipped" ? quiet : alarm;
@@ -45,7 +44,7 @@ export function resultsTable(
       ]);
     }
   }
-  return [...linesOf(table), "", ...footnotes(roof, outcomes).map(quiet)].join("\n");
+  return [...linesOf(table), "", ...footnotes(file).map(quiet)].join("\n");
 }
 
 /** Every measured case of a file under its roofs. */

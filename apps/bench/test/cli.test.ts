@@ -45,6 +45,42 @@ test("Ctrl-C: what was measured is printed and saved, `stopped`, exit code 130",
   expect(saved).toHaveProperty("outcomes.3.outcome");
 });
 
+test("Ctrl-C in a run of one's own: the same, and no other back end is begun", async () => {
+  const json = join(folder, "run.json");
+  let sent = false;
+  const args = ["run", "--backend", "reference,wasm", "--sizes", "64,1024", "--budget", "100", "--json", json];
+  const { code, out, err } = await fa(args, (text, child) => {
+    if (sent || !text.includes("run/forward/float32/64")) return;
+    sent = true;
+    child.kill("SIGINT");
+  });
+  expect({ code, err }).toEqual({ code: 130, err: "" });
+  expect(out.trimEnd().split("\n").at(-1)).toBe("stopped");
+  expect(out).not.toMatch(/^wasm/m);
+  const saved = parseResults(readFileSync(join(folder, "run-reference.json"), "utf8"), json);
+  expect(saved.complete).toBe(false);
+  expect(saved).toHaveProperty("outcomes.0.outcome", "measured");
+});
+
+const { FA_VULKAN_ICD: driver } = process.env;
+
+test.skipIf(!driver)("WebGPU is timed by its own timestamps where it has them, and the file says so", async () => {
+  const json = join(folder, "webgpu.json");
+  const small = ["--sizes", "32", "--heads", "2", "--dim", "16", "--budget", "60", "--json", json];
+  const args = ["run", "--backend", "webgpu", "--software", "--pass", "forward,backward", ...small];
+  const { code, out } = await fa(args, undefined, { VK_DRIVER_FILES: driver });
+  expect(code).toBe(0);
+  expect(out).toMatch(/^memory +[\d.]+ GB\/s, reading 16 MiB of the GPU's memory$/m);
+  expect(out).toMatch(/^timed by GPU timestamps before and after the calls of a sample\n +wall clock;/m);
+  const saved = parseResults(readFileSync(json, "utf8"), json);
+  expect(saved).toMatchObject({
+    outcomes: [
+      { pass: "forward", timing: { timer: "gpu" }, verification: { ok: true } },
+      { pass: "backward", timing: { timer: "wall" }, verification: { ok: true } },
+    ],
+  });
+});
+
 test("a back end that is not there: the reason, exit code 1, no stack trace, no file", async () => {
   const json = join(folder, "none.json");
   const { code, err } = await fa(["--backend", "cuda", "--json", json]);

@@ -3,7 +3,10 @@
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { chromium as playwright } from "playwright";
 import { afterAll, describe, expect, test } from "vitest";
+import { findChromium } from "../../../tools/test-needs.ts";
 import { parseCommandLine } from "../src/commands.node.ts";
 import { main } from "../src/main.node.ts";
 import { formatResults, parseResults, VERSION, type RunFile } from "../src/results.ts";
@@ -209,6 +212,36 @@ describe("report", () => {
     expect(page.replaceAll(/xmlns(:\w+)?="[^"]*"/g, "")).not.toMatch(/https?:|src=|@import|url\((?!#)/);
     expect(page.length).toBeLessThan(400_000);
   });
+});
+
+const chromium = findChromium();
+
+test.skipIf(!chromium.found)("a report's tables are sorted by their headings, and it asks for nothing", async () => {
+  const out = file("sorted.html");
+  await fa("report", written("run.json", formatResults(madeResults())), "--out", out);
+  const browser = await playwright.launch({ executablePath: chromium.path!, args: ["--no-sandbox"] });
+  try {
+    const page = await browser.newPage();
+    const asked: string[] = [];
+    page.on("request", (request) => void asked.push(request.url()));
+    page.on("pageerror", (error) => void asked.push(error.message));
+    await page.goto(pathToFileURL(out).href);
+    const cases = () => page.locator("tbody tr td:first-child").allInnerTexts();
+    const [down, up] = [
+      ["S 4096, full", "S 4096, causal", "S 128, full", "S 128, causal"],
+      ["S 128, causal", "S 128, full", "S 4096, causal", "S 4096, full"],
+    ];
+    const heading = page.getByRole("button", { name: "ms", exact: true });
+    await heading.click();
+    expect(await cases()).toEqual(up);
+    // By keyboard too.
+    await heading.press("Enter");
+    expect(await cases()).toEqual(down);
+    expect(await page.locator("th[aria-sort=descending]").innerText()).toContain("ms");
+    expect(asked).toEqual([pathToFileURL(out).href]);
+  } finally {
+    await browser.close();
+  }
 });
 
 describe("compare", () => {

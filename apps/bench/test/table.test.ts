@@ -22,7 +22,7 @@ test("a table fits a terminal of 100 columns, whatever became of the cases", () 
     { ...facts, outcome: "skipped", reason: "needs 33 s, over a quarter of --budget 40" },
     { ...measured, timing: { ...measured.timing, medianMs: 12345.6, lowMs: 10000, highMs: 19999 }, peakBytes: 2 ** 39 },
   ];
-  const lines = resultsTable(all, roof).split("\n");
+  const lines = resultsTable({ outcomes: all, roof }).split("\n");
   for (const line of lines) expect(line.length, line).toBeLessThanOrEqual(100);
   expect(lines.some((line) => /WRONG: out errs/.test(line))).toBe(true);
 });
@@ -45,7 +45,7 @@ test("a measured case shows its time, rate, share of the roof, memory, scores an
 });
 
 test("what the columns mean stands below: how flop are counted, and what the roof is", () => {
-  const table = resultsTable(outcomes, roof);
+  const table = resultsTable({ outcomes, roof });
   expect(table).toMatch(/GFLOP\/s +counts visible pairs only/);
   expect(table).toMatch(/of roof +64\.0 GFLOP\/s, measured in this run: made for a test/);
 });
@@ -58,8 +58,8 @@ test("only lines of wrong and failed cases are alarming", () => {
     outcome: "wrong",
     verification: { ...verification, ok: false, maxError: NaN, ofTolerance: NaN },
   };
-  expect(resultsTable([measured, wrong], roof, { alarm })).toMatch(/!WRONG: out holds NaN/);
-  expect(resultsTable([measured], roof, { alarm })).not.toContain("!");
+  expect(resultsTable({ outcomes: [measured, wrong], roof }, { alarm })).toMatch(/!WRONG: out holds NaN/);
+  expect(resultsTable({ outcomes: [measured], roof }, { alarm })).not.toContain("!");
 });
 
 test("times keep one digit for the spread to stand on, bytes have binary units", () => {

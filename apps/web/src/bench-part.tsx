@@ -5,9 +5,11 @@ import {
   COLUMNS,
   footnotes,
   formatResults,
+  gflopsOf,
   headingOf,
   isMeasured,
   parseResults,
+  rate,
   renderSvg,
   SCHEMA,
   sweepChart,
@@ -354,7 +356,7 @@ function Results({ file, isRunning }: { readonly file: RunFile; readonly isRunni
       <details>
         <summary>What the columns mean</summary>
         <Scrolls label="What the columns mean">
-          <pre>{footnotes(roof).join("\n")}</pre>
+          <pre>{footnotes(file).join("\n")}</pre>
         </Scrolls>
       </details>
     </article>
@@ -385,7 +387,7 @@ function Row({ outcome, roof }: { readonly outcome: Outcome; readonly roof: RunF
 
 function inWords({ outcomes, roof }: RunFile): string {
   const sweep = outcomes.filter(isMeasured).filter(({ group }) => group === "sweep");
-  const points = sweep.map((outcome) => `${outcome.title}: ${cells(outcome, roof)[2]}`);
+  const points = sweep.map((outcome) => `${outcome.title}: ${rate(gflopsOf(outcome))}`);
   return `Chart of GFLOP/s over sequence length, under a roof of ${roof.gflops.toFixed(1)}. ${points.join("; ")}.`;
 }
 

@@ -13,21 +13,29 @@ interface Dawn {
 let gpu: GPU | undefined;
 
 /**
- * The GPU of this machine. Dawn becomes the process's `navigator.gpu`, so that ours finds the same.
+ * Dawn becomes the process's `navigator.gpu`, so that ours finds the same.
  * @param flags Dawn's; the first call decides
+ * @throws Error when it is not installed
+ */
+export async function useDawn(flags: readonly string[]): Promise<GPU> {
+  if (gpu) return gpu;
+  const dawn = (await import(DAWN)) as Dawn;
+  Object.assign(globalThis, dawn.globals);
+  gpu = dawn.create([...flags]);
+  Object.defineProperty(navigator, "gpu", { value: gpu });
+  return gpu;
+}
+
+/**
+ * The GPU of this machine, by Dawn.
  * @throws Error when there is none
  */
 export async function openAdapter(flags: readonly string[], software: boolean): Promise<GPUAdapter> {
-  if (!gpu) {
-    const dawn = (await import(DAWN)) as Dawn;
-    Object.assign(globalThis, dawn.globals);
-    gpu = dawn.create([...flags]);
-    Object.defineProperty(navigator, "gpu", { value: gpu });
-  }
+  const dawn = await useDawn(flags);
   const { ok, reason } = await webgpu({ software }).probe();
   if (!ok) throw new Error(reason);
-  const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
-  return adapter ?? (await gpu.requestAdapter({ forceFallbackAdapter: true }))!;
+  const adapter = await dawn.requestAdapter({ powerPreference: "high-performance" });
+  return adapter ?? (await dawn.requestAdapter({ forceFallbackAdapter: true }))!;
 }
 
 /** "Dawn, npm webgpu 0.6.2" */
