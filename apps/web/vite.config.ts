@@ -61,7 +61,14 @@ export default defineConfig({
   base: "./",
   appType: "mpa",
   plugins: [policy, golden, commit],
-  build: { target: "es2024", assetsInlineLimit: 0, modulePreload: { polyfill: false }, chunkSizeWarningLimit: 1200 },
+  build: {
+    target: "es2024",
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+    chunkSizeWarningLimit: 1200,
+    // A busy machine is no complaint about the page.
+    rolldownOptions: { checks: { bundlerTimings: false } },
+  },
   worker: { format: "es" },
   server: { headers: ISOLATION },
   preview: {

@@ -25,6 +25,7 @@ export interface DeviceTimer {
   time(record: (encoder: unknown) => void): Promise<number>;
   /** As of `Clock`. */
   readonly sampleMs: number;
+  readonly grainMs: number;
 }
 
 /**
@@ -51,7 +52,7 @@ export async function* bench(
     const callMs = flopsPerMs > 0 ? facts.flops / flopsPerMs : 0;
     const neededMs = callMs * (1 + LEAST_SAMPLES);
     const leftMs = Math.max(budgetMs - (performance.now() - start), 0);
-    const budget = `--budget ${budgetMs / 1000}`;
+    const budget = `the budget of ${budgetMs / 1000} s`;
     if (neededMs > budgetMs * MOST_OF_BUDGET) {
       yield { ...facts, outcome: "skipped", reason: `needs ${seconds(neededMs)}, over a quarter of ${budget}` };
       continue;
@@ -109,6 +110,7 @@ function clockOf(fa: Attention, placed: Subject, timer: DeviceTimer | undefined)
   return {
     timer: "gpu",
     sampleMs: timer.sampleMs,
+    grainMs: timer.grainMs,
     async time(calls) {
       const made: Results[] = [];
       const ms = await timer.time((encoder) => {

@@ -23,6 +23,7 @@ export function gpuTimer(device: GPUDevice): DeviceTimer | undefined {
   return {
     // Browsers round timestamps to 0.1 ms.
     sampleMs: 10,
+    grainMs: 0.1,
     async time(record) {
       const encoder = device.createCommandEncoder();
       // Written when all before it is done: the ends of two passes that do nothing, and what is recorded between them.
@@ -37,8 +38,8 @@ export function gpuTimer(device: GPUDevice): DeviceTimer | undefined {
       await readable.mapAsync(0x0001);
       const [begin, end] = new BigUint64Array(readable.getMappedRange().slice(0));
       readable.unmap();
-      if (end > begin) return Number(end - begin) / 1e6;
-      throw new FaError("FA_BACKEND", "the GPU's timestamps must grow; they do not. Its driver cannot tell time.");
+      if (end >= begin) return Number(end - begin) / 1e6;
+      throw new FaError("FA_BACKEND", "the GPU's timestamps must not go back; they do. Its driver cannot tell time.");
     },
   };
 }

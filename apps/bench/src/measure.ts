@@ -1,3 +1,4 @@
+import { clockGrainMs, FaError } from "@fa/core";
 import { quantile } from "./numbers.ts";
 
 /** What tells the time of a call, and how. */
@@ -31,19 +32,26 @@ export interface Clock {
   readonly timer: TimerName;
   /** Samples last so long at least, or the clock's own grain shows. */
   readonly sampleMs: number;
-  /** @returns milliseconds of all the calls together */
+  /** What it steps by. */
+  readonly grainMs: number;
+  /** @returns milliseconds of all the calls together; 0 where that is less than it shows */
   time(calls: number): Promise<number>;
 }
+
+/** A sample lasts so many steps of the clock at least. */
+const LEAST_GRAINS = 20;
 
 /**
  * @param call enqueues the work and frees its results
  * @param sync resolves when all work is done
  */
 export function wallClock(call: () => Promise<void>, sync: () => Promise<void>): Clock {
+  const grainMs = clockGrainMs();
   return {
     timer: "wall",
-    // Most of all in browsers.
-    sampleMs: 2,
+    // In pages that are not cross-origin isolated it steps by 0.1 to 1 ms.
+    sampleMs: Math.max(2, LEAST_GRAINS * grainMs),
+    grainMs,
     async time(calls) {
       const start = performance.now();
       for (let n = 0; n < calls; n++) await call();
@@ -65,21 +73,40 @@ export interface MeasureOptions {
 export const LEAST_SAMPLES = 3;
 const MOST_SAMPLES = 100;
 
-/** Times calls of an operation that was already called once. */
+/**
+ * Times calls of an operation that was already called once.
+ * @throws FaError FA_BACKEND when the clock stands still
+ */
 export async function measure(clock: Clock, { firstMs, budgetMs, breathe }: MeasureOptions): Promise<Timing> {
-  const sample = async (calls: number): Promise<number> => {
+  const time = async (calls: number): Promise<number> => {
     await breathe();
-    return (await clock.time(calls)) / calls;
+    return clock.time(calls);
   };
   const warmUntil = performance.now() + budgetMs / 4;
   let warmMs = firstMs;
   let warmUpCalls = 0;
-  for (; performance.now() + warmMs < warmUntil; warmUpCalls++) warmMs = Math.min(warmMs, await sample(1));
-  const callsPerSample = Math.max(1, Math.ceil(clock.sampleMs / Math.max(warmMs, GRAIN_MS)));
+  for (; performance.now() + warmMs < warmUntil; warmUpCalls++) warmMs = Math.min(warmMs, await time(1));
+  let callsPerSample = Math.max(1, Math.ceil(clock.sampleMs / Math.max(warmMs, clock.grainMs)));
+  // What one call takes, a coarse clock does not show: there may have to be more of them than it seemed.
+  if (callsPerSample > 1) {
+    const seeUntil = performance.now() + budgetMs;
+    for (;;) {
+      const ms = await time(callsPerSample);
+      warmUpCalls += callsPerSample;
+      if (ms >= clock.sampleMs / 2 || (ms > 0 && performance.now() > seeUntil)) break;
+      if (performance.now() > seeUntil + MOST_BLIND_MS) {
+        throw new FaError(
+          "FA_BACKEND",
+          "the clock must move while calls run; it stands still. It cannot time anything.",
+        );
+      }
+      callsPerSample *= 2;
+    }
+  }
   const times: number[] = [];
   const until = performance.now() + budgetMs;
   while (times.length < LEAST_SAMPLES || (times.length < MOST_SAMPLES && performance.now() < until)) {
-    times.push(await sample(callsPerSample));
+    times.push((await time(callsPerSample)) / callsPerSample);
   }
   times.sort((a, b) => a - b);
   return {
@@ -94,5 +121,5 @@ export async function measure(clock: Clock, { firstMs, budgetMs, breathe }: Meas
   };
 }
 
-/** A call that shows shorter than this shows nothing: clocks have grains. */
-const GRAIN_MS = 1e-3;
+/** After so long beside its budget, calls that show no time will never show any. */
+const MOST_BLIND_MS = 5000;

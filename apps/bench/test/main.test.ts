@@ -161,7 +161,9 @@ test("cases that would take too much of the budget are skipped, and say so", asy
   const terminal = recorder();
   const argv = ["--quick", "--budget", "2", "--sizes", "64,4096"];
   expect(await main(argv, { terminal, open: openReference })).toBe(0);
-  expect(terminal.printed.join("\n")).toMatch(/S 4096, full +skipped: needs \d+ s, over a quarter of --budget 2/);
+  expect(terminal.printed.join("\n")).toMatch(
+    /S 4096, full +skipped: needs \d+ s, over a quarter of the budget of 2 s/,
+  );
 });
 
 test("float16 is held to the rule of half types", async () => {

@@ -1,4 +1,4 @@
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 import { LEAST_SAMPLES, measure, wallClock, type Timing } from "../src/measure.ts";
 import { quantile } from "../src/numbers.ts";
 
@@ -43,6 +43,35 @@ test("quick calls are timed several at once, each sample their mean", async () =
   expect(timing.callsPerSample).toBeGreaterThan(1);
   expect(timing.medianMs).toBeLessThan(0.5);
   expect(calls).toBeGreaterThan(timing.samples * timing.callsPerSample - 1);
+});
+
+test("by a clock that steps by 1 ms, calls of microseconds are timed as many at once as it shows", async () => {
+  const now = performance.now.bind(performance);
+  const spied = vi.spyOn(performance, "now").mockImplementation(() => Math.floor(now()));
+  try {
+    const call = async (): Promise<void> => {
+      for (const until = now() + 0.02; now() < until;);
+    };
+    const timing = await measured(call, async () => {}, 0, { budgetMs: 100, breathe: async () => {} });
+    expect(timing.callsPerSample).toBeGreaterThan(20);
+    expect(timing.medianMs).toBeGreaterThan(0.015);
+    expect(timing.medianMs).toBeLessThan(2);
+  } finally {
+    spied.mockRestore();
+  }
+});
+
+test("a clock that stands still is an error, not a time of 0", async () => {
+  const still = { timer: "gpu", sampleMs: 10, grainMs: 0.1, time: () => sleep(1).then(() => 0) } as const;
+  let now = 0;
+  const spied = vi.spyOn(performance, "now").mockImplementation(() => (now += 100));
+  try {
+    await expect(measure(still, { firstMs: 1, budgetMs: 100, breathe: async () => {} })).rejects.toThrow(
+      /stands still/,
+    );
+  } finally {
+    spied.mockRestore();
+  }
 });
 
 test("breathing may stop it between samples", async () => {

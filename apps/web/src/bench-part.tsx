@@ -11,6 +11,7 @@ import {
   parseResults,
   rate,
   renderSvg,
+  reportPage,
   SCHEMA,
   sweepChart,
   VERSION,
@@ -72,7 +73,7 @@ export function BenchPart({ backends }: { readonly backends: readonly BackendSta
     let made: RunFile | undefined;
     task.current = start("bench", { backend: chosen, plan }, (told) => {
       if (told.kind === "begun") {
-        const { titles, backend: opened, candidates, roof } = told;
+        const { titles, run: facts } = told;
         made = {
           schema: SCHEMA,
           version: VERSION,
@@ -80,10 +81,7 @@ export function BenchPart({ backends }: { readonly backends: readonly BackendSta
           machine: thisMachine(name.trim()),
           date: new Date().toISOString(),
           commit,
-          backend: opened,
-          candidates,
-          roof,
-          bandwidth: null,
+          ...facts,
           complete: false,
           outcomes: [],
         };
@@ -127,7 +125,8 @@ export function BenchPart({ backends }: { readonly backends: readonly BackendSta
   const toggled = <T,>(all: readonly T[], one: T, among: readonly T[]): T[] =>
     among.filter((other) => (other === one ? !all.includes(one) : all.includes(other)));
   const isRunning = progress !== undefined;
-  const isEmpty = plan.parts.length === 0 || (plan.parts.includes("sweep") && plan.sizes.length === 0);
+  const isSized = plan.parts.some((part) => part === "sweep" || part === "backward" || part === "decode");
+  const isEmpty = plan.parts.length === 0 || (isSized && plan.sizes.length === 0);
   const canRun = chosen !== undefined && !isRunning && !isEmpty;
 
   return (
@@ -135,7 +134,7 @@ export function BenchPart({ backends }: { readonly backends: readonly BackendSta
       <h2 id="benchmark-title">Benchmark</h2>
       <p>
         Every case is verified against the float64 reference or PyTorch's answers before it is timed; one that errs has
-        no time. Times are wall clock, with the device waited for.
+        no time. A GPU is timed by its own clock where it has one, all else by the wall's.
       </p>
       <form
         onSubmit={(event) => {
@@ -351,6 +350,15 @@ function Results({ file, isRunning }: { readonly file: RunFile; readonly isRunni
         >
           Download the chart
         </Button>
+        <Button
+          off={isUnripe}
+          onClick={() => {
+            const name = `fa-bench-${backend.name}`;
+            save(`${name}.html`, "text/html", reportPage([{ name: `${name}.json`, file }]));
+          }}
+        >
+          Download a report
+        </Button>
         <span role="status">{said}</span>
       </p>
       <details>
@@ -386,7 +394,7 @@ function Row({ outcome, roof }: { readonly outcome: Outcome; readonly roof: RunF
 }
 
 function inWords({ outcomes, roof }: RunFile): string {
-  const sweep = outcomes.filter(isMeasured).filter(({ group }) => group === "sweep");
+  const sweep = outcomes.filter(isMeasured).filter(({ group }) => group === "sweep" || group === "run");
   const points = sweep.map((outcome) => `${outcome.title}: ${rate(gflopsOf(outcome))}`);
   return `Chart of GFLOP/s over sequence length, under a roof of ${roof.gflops.toFixed(1)}. ${points.join("; ")}.`;
 }

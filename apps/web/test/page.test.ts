@@ -203,6 +203,10 @@ describe.skipIf(!need.found)(need.found ? "the page" : `the page: ${need.why}`, 
     expect(await page.evaluate(() => navigator.clipboard.readText())).toBe(text);
     expect((await saved(page, "Download the chart")).text).toMatch(/^<svg .*Attention forward, back end wasm/s);
 
+    expect((await saved(page, "Download a report")).text).toMatch(
+      /^<!doctype html>.*a test&#39;s machine|^<!doctype html>.*a test's machine/s,
+    );
+
     const input = benchmark(page).getByLabel("Open a results file");
     const give = (content: string) =>
       input.setInputFiles({ name: "given.json", mimeType: "application/json", buffer: Buffer.from(content) });
@@ -214,6 +218,22 @@ describe.skipIf(!need.found)(need.found ? "the page" : `the page: ${need.why}`, 
     await give(text.replaceAll("a test's machine", "another machine"));
     await benchmark(page).getByText("another machine").waitFor();
     expect(await alert.innerText()).toBe("");
+  });
+
+  test("a GPU is timed by its own clock, and its memory is measured", async () => {
+    const page = await open("", { acceptDownloads: true });
+    await chooseLittle(page, "WebGPU on a software adapter");
+    await benchmark(page).getByLabel("heads H").fill("1");
+    await benchmark(page).getByLabel("head dim D").fill("16");
+    await benchmark(page).getByLabel("decode").check();
+    await benchmark(page).getByLabel("forward, full and causal").uncheck();
+    await press(page, "Run the benchmark");
+    await benchmark(page).getByText("Finished: 1 measured.").waitFor();
+    const file = parseResults((await saved(page, "Download the results")).text, "gpu") as RunFile;
+    expect(file.outcomes.filter(isMeasured).map(({ id, timing }) => [id, timing.timer])).toEqual([
+      ["run/decode/float32/1x128", "gpu"],
+    ]);
+    expect(file.bandwidth!.gbs).toBeGreaterThan(0);
   });
 
   test("a benchmark that is stopped keeps what was measured, as a file that says so", async () => {

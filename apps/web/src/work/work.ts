@@ -1,6 +1,6 @@
 /** What a worker is asked to do and what it tells meanwhile. Plain data: it passes through `postMessage`. */
-import type { CandidateReport, FloatDType, Roof } from "@fa/core";
-import type { Outcome } from "@fa/bench";
+import type { FloatDType } from "@fa/core";
+import type { Outcome, RunFile } from "@fa/bench";
 import type { CheckResult } from "@fa/conformance";
 import type { Abilities } from "./abilities.ts";
 
@@ -29,7 +29,9 @@ export interface BackendState {
 export const BENCH_PARTS = {
   tutorial: "the tutorials' case",
   module: "FlashMHA, against PyTorch's answers",
-  sweep: "attention over sequence lengths",
+  sweep: "forward, full and causal",
+  backward: "backward",
+  decode: "decode: one query over S keys",
 } as const;
 export type BenchPart = keyof typeof BENCH_PARTS;
 
@@ -68,9 +70,7 @@ export interface Work {
     readonly tell:
       | {
           readonly kind: "begun";
-          readonly backend: { readonly name: string; readonly device: string };
-          readonly candidates: readonly CandidateReport[];
-          readonly roof: Roof;
+          readonly run: Pick<RunFile, "backend" | "candidates" | "roof" | "bandwidth">;
           /** Of the cases to come. */
           readonly titles: readonly string[];
         }

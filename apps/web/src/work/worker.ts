@@ -1,10 +1,9 @@
 /** All that computes runs here, away from the page. One worker does one piece of work. */
-import { createAttention, FaError, reference, type BackendProvider } from "@fa/core";
-import { wasm } from "@fa/backend-wasm";
-import { webgpu } from "@fa/backend-webgpu";
-import { bench, goldenModule, moduleCases, sweepCases, tutorialCases, type Case } from "@fa/bench";
+import { createAttention, FaError } from "@fa/core";
+import { askedCases, bench, goldenModule, moduleCases, sweepCases, tutorialCases, type Case } from "@fa/bench";
 import { conformanceChecks, GOLDEN, runCheck, Subject } from "@fa/conformance";
 import { lookAround } from "./abilities.ts";
+import { stationOf } from "./station.ts";
 import {
   BACKENDS,
   type BackendId,
@@ -14,13 +13,6 @@ import {
   type ToWorker,
   type Work,
 } from "./work.ts";
-
-const PROVIDERS: Readonly<Record<BackendId, () => BackendProvider>> = {
-  webgpu,
-  "webgpu-software": () => webgpu({ software: true }),
-  wasm,
-  reference,
-};
 
 type Doing<K extends Kind> = (ask: Work[K]["ask"], tell: (told: Work[K]["tell"]) => void) => Promise<void>;
 
@@ -39,7 +31,7 @@ const DOING: { readonly [K in Kind]: Doing<K> } = {
 
   async suite({ backend, capabilities, runs }, tell) {
     const checks = await conformanceChecks({ capabilities, runs });
-    await using fa = await createAttention({ backends: [PROVIDERS[backend]()] });
+    await using fa = await createAttention({ backends: [stationOf(backend).provider] });
     tell({ kind: "begun", device: fa.backend.device, total: checks.length });
     const subject = new Subject(fa);
     for (const check of checks) tell({ kind: "result", result: await runCheck(subject, check) });
@@ -47,15 +39,25 @@ const DOING: { readonly [K in Kind]: Doing<K> } = {
 
   async bench({ backend, plan }, tell) {
     const cases = await casesOf(plan);
-    const open = () => createAttention({ backends: [PROVIDERS[backend]()] });
+    const { provider, timer, bandwidth } = stationOf(backend);
+    const open = () => createAttention({ backends: [provider] });
+    const { identity } = await provider.probe();
     {
       await using fa = await open();
       const { name, device } = fa.backend;
-      const titles = cases.map(({ facts }) => facts.title);
-      tell({ kind: "begun", backend: { name, device }, candidates: fa.report, roof: await fa.roof(), titles });
+      tell({
+        kind: "begun",
+        run: {
+          backend: { name, device, identity },
+          candidates: fa.report,
+          roof: await fa.roof(),
+          bandwidth: await bandwidth(),
+        },
+        titles: cases.map(({ facts }) => facts.title),
+      });
     }
     const { signal } = new AbortController();
-    const settings = { open, budgetMs: plan.budgetMs, sampleMs: plan.quick ? 40 : 600, signal };
+    const settings = { open, deviceTimer: timer, budgetMs: plan.budgetMs, sampleMs: plan.quick ? 40 : 600, signal };
     for await (const outcome of bench(cases, settings)) tell({ kind: "outcome", outcome });
   },
 };
@@ -64,7 +66,7 @@ const DOING: { readonly [K in Kind]: Doing<K> } = {
 async function findBackends(): Promise<BackendState[]> {
   const states: BackendState[] = [];
   for (const id of Object.keys(BACKENDS) as BackendId[]) {
-    const { ok, reason = "", device = "" } = await PROVIDERS[id]().probe();
+    const { ok, reason = "", device = "" } = await stationOf(id).provider.probe();
     if (id !== "webgpu-software") states.push({ id, ok, reason, device });
     else if (ok && !states.some((state) => state.id === "webgpu" && state.ok))
       states.push({ id, ok, reason: `${reason}; slow: for checks, not for speed`, device });
@@ -78,6 +80,10 @@ async function casesOf({ parts, sizes, heads, dim, dtype, quick }: BenchPlan): P
   if (parts.includes("tutorial")) cases.push(...tutorialCases());
   if (parts.includes("module")) cases.push(...moduleCases(await golden(quick ? "module" : "big")));
   if (parts.includes("sweep")) cases.push(...sweepCases({ sizes, heads, dim, dtype }));
+  for (const pass of ["backward", "decode"] as const) {
+    if (!parts.includes(pass)) continue;
+    cases.push(...askedCases({ passes: [pass], dtypes: [dtype], sizes, batch: 1, heads, dim }));
+  }
   return cases;
 }
 
