@@ -34,6 +34,8 @@ export interface Contestant {
 }
 
 export interface Placed {
+  /** Copies of keys and values that calls take in turn, as far as anybody tells. */
+  readonly inputSets?: number | undefined;
   first(): Promise<FirstCall>;
   /**
    * Warms up and chooses how many calls a sample takes, for those who measure a call by how the time of a chain of calls
@@ -266,5 +268,6 @@ function timingOf(
     samples: times.length,
     callsPerSample,
     timer: placed.pace ? "chains" : "wall",
+    ...(placed.inputSets !== undefined && { inputSets: placed.inputSets }),
   };
 }

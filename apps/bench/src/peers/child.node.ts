@@ -10,7 +10,7 @@ import type { Played, Player, PlayerSpec } from "./player.ts";
 export interface Questions {
   open: [spec: PlayerSpec, what: string];
   /** Whether the entry is paced by chains. */
-  place: [item: AttentionCase, placed: { handle: number; chained: boolean }];
+  place: [item: AttentionCase, placed: { handle: number; chained: boolean; inputSets: number }];
   first: [handle: number, call: FirstCall];
   pace: [handle: number, pace: Pace];
   sample: [{ handle: number; calls: number }, ms: number];
@@ -50,7 +50,7 @@ async function answer(question: Question): Promise<unknown> {
       const handle = placed.size;
       const played = await player!.place(question.argument, () => lastNumbersOf(question.argument));
       placed.set(handle, played);
-      return { handle, chained: played.chains !== undefined };
+      return { handle, chained: played.chains !== undefined, inputSets: played.inputSets ?? 1 };
     }
     case "first": {
       const played = placed.get(question.argument)!;

@@ -94,6 +94,7 @@ async function place(fa: Attention, item: AttentionCase): Promise<Played> {
   return {
     kernel: fa.plan(q, k, v, options).kernel.id,
     chains: chainsOf(calls, CUDA_CHAINS),
+    inputSets: turns.length,
     async call() {
       const { out, lse } = await fa.attention(q, k, v, options);
       await fa.sync();

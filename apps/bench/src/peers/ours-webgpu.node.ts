@@ -135,6 +135,7 @@ async function place({ fa, device }: Opened, item: AttentionCase, data: CaseNumb
   return {
     kernel: fa.plan(q, k, v, options).kernel.id,
     chains: chainsOf({ calls, recorded, device: onDevice }[timed]),
+    inputSets: keys.length,
     async call() {
       const { out, lse } = await fa.attention(q, k, v, options);
       await fa.sync();

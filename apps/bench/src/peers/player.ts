@@ -21,6 +21,8 @@ export interface Played {
   call(): Promise<Output>;
   /** For those who measure a call by how the time of a chain of calls grows with its length. */
   readonly chains?: Chains | undefined;
+  /** Copies of keys and values that the calls of a chain take in turn; 1 unless given. */
+  readonly inputSets?: number | undefined;
   /** The kernel that `call` runs. */
   readonly kernel?: string | undefined;
   free(): void | Promise<void>;

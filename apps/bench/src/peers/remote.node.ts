@@ -98,9 +98,10 @@ export function remoteContestant(id: string, name: string, spec: PlayerSpec, may
     async place(item: AttentionCase): Promise<Placed> {
       await open();
       const at = remote!;
-      const { handle, chained } = await at.ask("place", item);
+      const { handle, chained, inputSets } = await at.ask("place", item);
       return {
         first: () => at.ask("first", handle),
+        inputSets,
         ...(chained && { pace: () => at.ask("pace", handle) }),
         sample: (calls) => at.ask("sample", { handle, calls }),
         free: () => at.ask("free", handle),

@@ -112,11 +112,13 @@ async function place(python: Python, item: AttentionCase, handle: number): Promi
   const { inputs, problem, facts } = item;
   const { dtype } = problem;
   const [q, kv] = [inputs.q.shape, inputs.k.shape];
-  const kernel = await python.ask("place", { handle, dtype, q, kv, causal: facts.causal, sets: keySets(item) });
+  const sets = keySets(item);
+  const kernel = await python.ask("place", { handle, dtype, q, kv, causal: facts.causal, sets });
   const chain = (calls: number): Promise<number> => python.ask("chain", { handle, calls });
   return {
     kernel,
     chains: chainsOf(chain, CUDA_CHAINS),
+    inputSets: sets,
     async call() {
       const { out } = await python.ask("first", { handle, heads: headsToCheck(problem), rows: rowsToCheck(problem) });
       const bytes = Uint8Array.from(Buffer.from(out, "base64"));
