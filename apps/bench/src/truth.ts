@@ -52,10 +52,9 @@ export function numbersOf({ inputs, options, problem, ramped }: AttentionCase): 
   };
   const { bias, alibiSlopes, mask, sinks } = options;
   const k = of("k", inputs.k.shape);
-  if (ramped) k.forEach((x, n) => (k[n] = toElevenBits(x * (1 + (9 * (Math.floor(n / D) % Skv)) / Skv))));
   return {
     q: of("q", inputs.q.shape),
-    k,
+    k: ramped ? ramp(k, Skv, D) : k,
     v: of("v", inputs.v.shape),
     dout: problem.op === "attentionBackward" ? of("dout", [B, H, Sq, Dv]) : new Float64Array(),
     bias: bias && of("bias", bias.shape),
@@ -65,6 +64,11 @@ export function numbersOf({ inputs, options, problem, ramped }: AttentionCase): 
     // The slopes of the ALiBi paper: 2^-1 to 2^-8 over the heads.
     alibiSlopes: alibiSlopes && Float64Array.from({ length: H }, (_, h) => Math.fround(2 ** ((-8 * (h + 1)) / H))),
   };
+}
+
+/** Keys [heads, Skv, D], each 1 to 10 times as large, growing along the sequence. */
+function ramp(k: Float64Array, Skv: number, D: number): Float64Array {
+  return k.map((x, n) => toElevenBits(x * (1 + (9 * (Math.floor(n / D) % Skv)) / Skv)));
 }
 
 /** Numbers of an input of any case, from some place of its stream on. */
@@ -78,12 +82,15 @@ interface Part {
 }
 
 /** Query heads of a case, each with its keys and values as a problem of its own. */
-function* headsAlone({ problem }: AttentionCase, heads: readonly number[]): Generator<Part> {
+function* headsAlone({ problem, ramped }: AttentionCase, heads: readonly number[]): Generator<Part> {
   const { H, Hkv, Sq, Skv, D, Dv } = problem;
-  let keys: { of: number; k: Float64Array; v: Float64Array } = { of: -1, k: new Float64Array(), v: new Float64Array() };
+  let keys: { of: number; k: Float64Array; v: Float64Array } | undefined;
   for (const head of heads) {
     const of = Math.floor(head / (H / Hkv));
-    if (keys.of !== of) keys = { of, k: drawn("k", Skv * D, of * Skv * D), v: drawn("v", Skv * Dv, of * Skv * Dv) };
+    if (keys?.of !== of) {
+      const k = drawn("k", Skv * D, of * Skv * D);
+      keys = { of, k: ramped ? ramp(k, Skv, D) : k, v: drawn("v", Skv * Dv, of * Skv * Dv) };
+    }
     const { k, v } = keys;
     yield { problem: { ...problem, B: 1, H: 1, Hkv: 1 }, data: { q: drawn("q", Sq * D, head * Sq * D), k, v } };
   }
@@ -109,33 +116,31 @@ export interface ForwardAnswer {
   readonly shape: Readonly<Record<"heads" | "Sq" | "Dv", number>>;
 }
 
-/**
- * Half types are held to the error of a naive implementation: that of the first part, which stands for all of them.
- * @param data the numbers of the case; made here, no more of them than needed, unless given
- */
+/** Half types are held to the error of a naive implementation; that of so many numbers stands for all of them. */
+const NAIVE_NUMBERS = 4096;
+
+/** @param data the numbers of the case; made here, no more of them than needed, unless given */
 export function forwardAnswer(item: AttentionCase, data?: CaseNumbers): ForwardAnswer {
   const { problem } = item;
   const { dtype, resultDType, B, H, Sq, Dv } = problem;
   const [heads, rows] = [headsToCheck(problem), rowsToCheck(problem)];
-  const exact: AttentionNumbers[] = [];
-  let bounds: ForwardAnswer["bounds"] | undefined;
+  const [exact, naive]: AttentionNumbers[][] = [[], []];
   const whole = (): Part => ({ problem, data: data ?? numbersOf(item) });
-  for (const part of heads.length < B * H ? headsAlone(item, heads) : [whole()]) {
-    const { out, lse } = attentionAtRows(part.problem, part.data, rows);
-    exact.push({ out, lse });
-    if (bounds) continue;
-    if (dtype === "float32") {
-      bounds = { out: FLOAT32, lse: FLOAT32 };
-      continue;
-    }
-    const naive = attentionAtRows(part.problem, part.data, rows, (x) => roundTo(dtype, x));
-    bounds = {
-      out: halfBounds(dtype, resultDType, out, naive.out),
-      lse: halfBounds(dtype, "float32", lse, naive.lse),
-    };
+  const alone = heads.length < B * H || (rows.length < Sq && data === undefined);
+  for (const part of alone ? headsAlone(item, heads) : [whole()]) {
+    exact.push(attentionAtRows(part.problem, part.data, rows));
+    if (dtype === "float32" || joined(naive, "out").length >= NAIVE_NUMBERS) continue;
+    naive.push(attentionAtRows(part.problem, part.data, rows, (x) => roundTo(dtype, x)));
   }
   const [out, lse] = [joined(exact, "out"), joined(exact, "lse")];
-  return { heads, rows, out, lse, bounds: bounds!, shape: { heads: B * H, Sq, Dv } };
+  const answer = { heads, rows, out, lse, shape: { heads: B * H, Sq, Dv } };
+  if (dtype === "float32") return { ...answer, bounds: { out: FLOAT32, lse: FLOAT32 } };
+  const [naiveOut, naiveLse] = [joined(naive, "out"), joined(naive, "lse")];
+  const bounds = {
+    out: halfBounds(dtype, resultDType, out.subarray(0, naiveOut.length), naiveOut),
+    lse: halfBounds(dtype, "float32", lse.subarray(0, naiveLse.length), naiveLse),
+  };
+  return { ...answer, bounds };
 }
 
 function joined(parts: readonly AttentionNumbers[], name: "out" | "lse"): Float64Array {

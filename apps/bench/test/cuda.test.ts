@@ -177,9 +177,12 @@ describe("numbers of large tensors", () => {
     expect(generate(3, stream, 5 * PERIOD + 1)).toEqual(start.subarray(1, 4));
   });
 
-  test.each([false, true])("of many heads some are checked, and stand for the whole; causal %s", (causal) => {
-    const spec = { group: "contest", name: "t", title: "t", dtype: "bfloat16", options: { causal } } as const;
-    const item = attentionCase({ ...spec, q: [32, 8, 33, 64], kv: [32, 2, 600, 64] });
+  test.each([
+    { dtype: "bfloat16", options: { causal: true }, ramped: false },
+    { dtype: "float16", options: {}, ramped: true },
+  ] as const)("of many heads some are checked, and stand for the whole: %j", (spec) => {
+    const shapes = { q: [32, 8, 33, 64], kv: [32, 2, 600, 64] };
+    const item = attentionCase({ group: "contest", name: "t", title: "t", ...shapes, ...spec });
     const heads = headsToCheck(item.problem);
     expect(heads).toHaveLength(8);
     expect([heads[0], heads.at(-1)]).toEqual([0, 255]);
