@@ -9,7 +9,7 @@ import { currentCommit, thisMachine } from "./machine.node.ts";
 import { sweepChart } from "./plot.ts";
 import { SCHEMA, VERSION, type Outcome, type RunFile } from "./results.ts";
 import { save } from "./save.node.ts";
-import { firstLook, stationOf, type FirstLook, type Station } from "./station.node.ts";
+import { firstLook, lookAgain, stationOf, type FirstLook, type Station } from "./station.node.ts";
 import { resultsTable } from "./table.ts";
 import { progress, styleOf, type Terminal } from "./terminal.node.ts";
 
@@ -68,7 +68,7 @@ export async function runOn(
   signal: AbortSignal,
   machine?: string,
 ): Promise<RunFile> {
-  const look = await firstLook(station);
+  let look = await firstLook(station);
   terminal.print(lookLines(look).join("\n"));
 
   const outcomes: Outcome[] = [];
@@ -81,6 +81,7 @@ export async function runOn(
       shown.end(outcomeLine(outcome));
       shown.begin(cases[outcomes.length]?.facts.title ?? "");
     }
+    look = await lookAgain(look, station);
   } catch (error) {
     if (!signal.aborted || error !== signal.reason) throw error;
     complete = false;

@@ -1,5 +1,5 @@
 /** Back ends as the commands ask for them: opened, with what tells their time and what measures their memory. */
-import { createAttention, type Attention, type BackendProvider, type CandidateReport } from "@fa/core";
+import { createAttention, FaError, type Attention, type BackendProvider, type CandidateReport } from "@fa/core";
 import { installedBackends } from "@fa/core/auto";
 import { deviceDescriptor, webgpu, type Tier } from "@fa/backend-webgpu";
 import { availableParallelism } from "node:os";
@@ -48,6 +48,26 @@ export async function firstLook({ open, bandwidth, matrixRoof, identity }: Stati
     bandwidth: (await bandwidth?.(fa)) ?? null,
     backend: { name, device, identity: await identity?.() },
   };
+}
+
+/**
+ * The best of what was measured before and after the cases: another job may have had the machine during one of them. A back end
+ * that does not open any more leaves what was measured before.
+ */
+export async function lookAgain(first: FirstLook, station: Station): Promise<FirstLook> {
+  try {
+    const { roof, matrixRoof, bandwidth } = await firstLook(station);
+    return {
+      ...first,
+      roof: roof.gflops > first.roof.gflops ? roof : first.roof,
+      matrixRoof:
+        matrixRoof && first.matrixRoof && matrixRoof.gflops > first.matrixRoof.gflops ? matrixRoof : first.matrixRoof,
+      bandwidth: bandwidth && first.bandwidth && bandwidth.gbs > first.bandwidth.gbs ? bandwidth : first.bandwidth,
+    };
+  } catch (error) {
+    if (error instanceof FaError) return first;
+    throw error;
+  }
 }
 
 /** Those that are installed, or named; WebGPU on a device of ours, so that it can be asked for its time. */

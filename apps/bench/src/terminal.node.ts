@@ -31,25 +31,33 @@ export interface Progress {
   stop(): void;
 }
 
+/** "about 40 s left", as long as steps take what they have taken so far; nothing is known before the first is done. */
+export function timeLeft(elapsedMs: number, done: number, total: number): string {
+  if (done === 0 || done === total) return "";
+  const seconds = Math.ceil(((elapsedMs / done) * (total - done)) / 1000);
+  return seconds < 100 ? `about ${seconds} s left` : `about ${Math.ceil(seconds / 60)} min left`;
+}
+
 export function progress(terminal: Terminal, total: number): Progress {
   if (!terminal.isTTY) return { begin() {}, end: (line) => terminal.print(line), stop() {} };
   const bar = new SingleBar({
-    format: "{bar} {value}/{total}  {title}  {eta_formatted} left",
+    format: "{bar} {value}/{total}  {title}  {left}",
     stream: process.stdout,
     barsize: 30,
     barCompleteChar: "█",
     barIncompleteChar: "░",
     hideCursor: true,
     clearOnComplete: true,
-    etaBuffer: 4,
   });
-  bar.start(total, 0, { title: "" });
+  const start = performance.now();
+  let done = 0;
+  bar.start(total, 0, { title: "", left: "" });
   return {
     begin: (title) => {
-      bar.update({ title });
+      bar.update({ title, left: timeLeft(performance.now() - start, done, total) });
       bar.render();
     },
-    end: () => bar.increment(),
+    end: () => bar.update(++done),
     stop: () => bar.stop(),
   };
 }

@@ -10,6 +10,7 @@ import { findChromium } from "../../../tools/test-needs.ts";
 import { parseCommandLine } from "../src/commands.node.ts";
 import { main } from "../src/main.node.ts";
 import { formatResults, parseResults, VERSION, type RunFile } from "../src/results.ts";
+import { timeLeft } from "../src/terminal.node.ts";
 import { expectOneLine, madeContest, madeGpuContest, madeResults, recorder } from "./made.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "fa-commands-"));
@@ -242,6 +243,13 @@ test.skipIf(!chromium.found)("a report's tables are sorted by their headings, an
   } finally {
     await browser.close();
   }
+});
+
+test("the time left is what steps took so far, and nothing is claimed before the first is done", () => {
+  expect(timeLeft(0, 0, 16)).toBe("");
+  expect(timeLeft(10_000, 4, 16)).toBe("about 30 s left");
+  expect(timeLeft(600_000, 4, 16)).toBe("about 30 min left");
+  expect(timeLeft(10_000, 16, 16)).toBe("");
 });
 
 describe("compare", () => {
