@@ -92,7 +92,7 @@ export function SuitePart({
       <h2 id="conformance-title">Conformance</h2>
       <p>
         One suite holds every back end to the same answers: PyTorch's, the definition's in float64, and properties on
-        random problems. All of it takes half a minute to some minutes a back end.
+        random problems. All of it takes some seconds to some minutes a back end.
       </p>
       <form
         onSubmit={(event) => {

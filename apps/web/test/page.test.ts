@@ -17,6 +17,12 @@ import { serve } from "../tools/serve.ts";
 const ROOT = join(import.meta.dirname, "..");
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const need = findChromium();
+/** Why there is no test. */
+const lack = !need.found
+  ? need.why
+  : /@sparticuz/.test(need.why)
+    ? "npm's Chromium ends where a text field begins. Fix: apt-get install chromium"
+    : undefined;
 
 let folder: string;
 let server: PreviewServer;
@@ -32,6 +38,8 @@ async function open(
 ): Promise<Page> {
   const context = await by.newContext({ viewport: { width: 1100, height: 900 }, ...options });
   const page = await context.newPage();
+  // Of a machine that has other tests to run: a software adapter takes its time.
+  page.setDefaultTimeout(60_000);
   pages.push(page);
   const [home] = from.resolvedUrls!.local;
   page.on("pageerror", (error) => complaints.push(error.message));
@@ -68,7 +76,7 @@ async function chooseLittle(page: Page, backend: string): Promise<void> {
     await here.getByLabel(name).uncheck();
 }
 
-describe.skipIf(!need.found)(need.found ? "the page" : `the page: ${need.why}`, { timeout: 60_000 }, () => {
+describe.skipIf(lack !== undefined)(lack === undefined ? "the page" : `the page: ${lack}`, { timeout: 120_000 }, () => {
   beforeAll(async () => {
     folder = mkdtempSync(join(tmpdir(), "fa-web-"));
     const logger = createLogger("warn");
