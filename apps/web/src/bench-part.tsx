@@ -86,10 +86,10 @@ export function BenchPart({ backends }: { readonly backends: readonly BackendSta
           outcomes: [],
         };
         setProgress({ titles, done: 0, startedAt: performance.now() });
-      } else {
+      } else if (told.kind === "outcome") {
         made = { ...made!, outcomes: [...made!.outcomes, told.outcome] };
         setProgress((now) => now && { ...now, done: now.done + 1 });
-      }
+      } else made = withBest(made!, told);
       setFile(made);
     });
     try {
@@ -256,6 +256,15 @@ export function BenchPart({ backends }: { readonly backends: readonly BackendSta
       {file && <Results file={file} isRunning={isRunning} />}
     </section>
   );
+}
+
+/** The better of both measurements: what else the machine did only ever slowed one down. */
+function withBest(file: RunFile, { roof, bandwidth }: Pick<RunFile, "roof" | "bandwidth">): RunFile {
+  return {
+    ...file,
+    roof: roof.gflops > file.roof.gflops ? roof : file.roof,
+    bandwidth: bandwidth && file.bandwidth && bandwidth.gbs > file.bandwidth.gbs ? bandwidth : file.bandwidth,
+  };
 }
 
 /** What is read aloud: one line a case. */

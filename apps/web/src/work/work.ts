@@ -74,7 +74,9 @@ export interface Work {
           /** Of the cases to come. */
           readonly titles: readonly string[];
         }
-      | { readonly kind: "outcome"; readonly outcome: Outcome };
+      | { readonly kind: "outcome"; readonly outcome: Outcome }
+      /** Measured anew after the last case: another job may have had the machine before the first. */
+      | ({ readonly kind: "again" } & Pick<RunFile, "roof" | "bandwidth">);
   };
 }
 export type Kind = keyof Work;

@@ -41,24 +41,24 @@ const DOING: { readonly [K in Kind]: Doing<K> } = {
     const cases = await casesOf(plan);
     const { provider, timer, bandwidth } = stationOf(backend);
     const open = () => createAttention({ backends: [provider] });
-    const { identity } = await provider.probe();
-    {
+    const look = async () => {
       await using fa = await open();
       const { name, device } = fa.backend;
-      tell({
-        kind: "begun",
-        run: {
-          backend: { name, device, identity },
-          candidates: fa.report,
-          roof: await fa.roof(),
-          bandwidth: await bandwidth(),
-        },
-        titles: cases.map(({ facts }) => facts.title),
-      });
-    }
+      const { identity } = await provider.probe();
+      const facts = { backend: { name, device, identity }, candidates: fa.report };
+      return { ...facts, roof: await fa.roof(), bandwidth: await bandwidth() };
+    };
+    tell({ kind: "begun", run: await look(), titles: cases.map(({ facts }) => facts.title) });
     const { signal } = new AbortController();
     const settings = { open, deviceTimer: timer, budgetMs: plan.budgetMs, sampleMs: plan.quick ? 40 : 600, signal };
     for await (const outcome of bench(cases, settings)) tell({ kind: "outcome", outcome });
+    try {
+      const { roof, bandwidth: rate } = await look();
+      tell({ kind: "again", roof, bandwidth: rate });
+    } catch (error) {
+      // What does not open any more leaves what was measured before.
+      if (!(error instanceof FaError)) throw error;
+    }
   },
 };
 
