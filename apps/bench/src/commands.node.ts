@@ -71,7 +71,7 @@ export interface ReportOptions {
 /** @throws CommanderError, after its message has been written; with exit code 0 for --help and --version */
 export function parseCommandLine(argv: readonly string[], terminal: Terminal): Request {
   let request: Request | undefined;
-  const program = mainCommand(terminal).enablePositionalOptions();
+  const program = mainCommand(terminal).enablePositionalOptions().helpCommand(true);
   // Else a command that nobody knows is an argument too many.
   program.allowExcessArguments(true).action(() => {
     const [unknown] = program.args;
@@ -106,6 +106,9 @@ export function parseCommandLine(argv: readonly string[], terminal: Terminal): R
     .addHelpText("after", COMPARE_HELP);
   withOutput(compared).action((name: (typeof WITH_TARGETS)[number]) => {
     const { sizes, dim, targets, ...options } = compared.opts<RawCompare>();
+    if ((sizes || dim) && (targets || name !== "wasm")) {
+      compared.error("error: --sizes and --dim go with wasm and without --targets: the cases of targets are given.");
+    }
     const all = ["--peers", ...(targets || name !== "wasm" ? ["--targets", name] : [])];
     if (sizes) all.push("--sizes", sizes.join(","));
     if (dim) all.push("--dim", String(dim));

@@ -275,6 +275,10 @@ describe("every command", () => {
   );
 });
 
+test("help COMMAND is COMMAND --help", async () => {
+  expect((await fa("help", "run")).out).toBe((await fa("run", "--help")).out);
+});
+
 describe("bad input is a clear line and exit code 1, before any work", () => {
   const whole = formatResults(madeResults());
   const newer = whole.replace(`"version": ${VERSION}`, `"version": ${VERSION + 1}`);
@@ -290,6 +294,7 @@ describe("bad input is a clear line and exit code 1, before any work", () => {
     [["run", "extra"], /too many arguments/],
     [["explain", "--dim", "300"], /head dim D must be at most 256/],
     [["explain", "--measure", "--store", join(folder, "none", "x.json")], /There is no folder/],
+    [["compare", "webgpu", "--sizes", "64"], /--sizes and --dim go with wasm and without --targets/],
     [["compare", "cdua"], /There are wasm, webgpu/],
     [["roofline", file("missing.json")], /There is no such file/],
     [["roofline", folder], /It is a folder/],
