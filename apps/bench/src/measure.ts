@@ -64,7 +64,9 @@ export function wallClock(call: () => Promise<void>, sync: () => Promise<void>):
 export interface MeasureOptions {
   /** Milliseconds of the first call. */
   readonly firstMs: number;
-  /** What the samples together may take, about; warming up may take a quarter more. */
+  /** Calls go on for so long before those that count, about; there is one in any case, for the first tells nothing. */
+  readonly warmMs: number;
+  /** What the samples together may take, about. */
   readonly budgetMs: number;
   /** Between samples, outside the clock: where to let others run, and where to throw to stop. */
   readonly breathe: () => Promise<void>;
@@ -77,16 +79,17 @@ const MOST_SAMPLES = 100;
  * Times calls of an operation that was already called once.
  * @throws FaError FA_BACKEND when the clock stands still
  */
-export async function measure(clock: Clock, { firstMs, budgetMs, breathe }: MeasureOptions): Promise<Timing> {
+export async function measure(clock: Clock, options: MeasureOptions): Promise<Timing> {
+  const { firstMs, warmMs, budgetMs, breathe } = options;
   const time = async (calls: number): Promise<number> => {
     await breathe();
     return clock.time(calls);
   };
-  const warmUntil = performance.now() + budgetMs / 4;
-  let warmMs = firstMs;
-  let warmUpCalls = 0;
-  for (; performance.now() + warmMs < warmUntil; warmUpCalls++) warmMs = Math.min(warmMs, await time(1));
-  let callsPerSample = Math.max(1, Math.ceil(clock.sampleMs / Math.max(warmMs, clock.grainMs)));
+  const warmUntil = performance.now() + warmMs;
+  let callMs = await time(1);
+  let warmUpCalls = 1;
+  for (; performance.now() + callMs < warmUntil; warmUpCalls++) callMs = Math.min(callMs, await time(1));
+  let callsPerSample = Math.max(1, Math.ceil(clock.sampleMs / Math.max(callMs, clock.grainMs)));
   // What one call takes, a coarse clock does not show: there may have to be more of them than it seemed.
   if (callsPerSample > 1) {
     const seeUntil = performance.now() + budgetMs;

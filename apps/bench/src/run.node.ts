@@ -42,7 +42,7 @@ export async function run(options: RunOptions, terminal: Terminal, signal: Abort
       const file = await runOn(station, cases, pace, terminal, signal, options.machine);
       const ofSeveral = names.length > 1 ? `-${name}` : "";
       await save(file, () => sweepChart(file), options, terminal, ofSeveral);
-      if (!file.complete) return signal.reason as number;
+      if (signal.aborted) return signal.reason as number;
       code ||= exitCodeOf(file);
     } catch (error) {
       // One of several that is not there leaves the others their turn.

@@ -48,7 +48,7 @@ test("Ctrl-C: what was measured is printed and saved, `stopped`, exit code 130",
 test("Ctrl-C in a run of one's own: the same, and no other back end is begun", async () => {
   const json = join(folder, "run.json");
   let sent = false;
-  const args = ["run", "--backend", "reference,wasm", "--sizes", "64,1024", "--budget", "100", "--json", json];
+  const args = ["run", "--backend", "reference,wasm", "--sizes", "64,1024", "--budget", "1000", "--json", json];
   const { code, out, err } = await fa(args, (text, child) => {
     if (sent || !text.includes("run/forward/float32/64")) return;
     sent = true;

@@ -7,7 +7,7 @@ const measured = (
   sync: () => Promise<void>,
   firstMs: number,
   options: { budgetMs: number; breathe: () => Promise<void> },
-): Promise<Timing> => measure(wallClock(call, sync), { firstMs, ...options });
+): Promise<Timing> => measure(wallClock(call, sync), { firstMs, warmMs: options.budgetMs / 4, ...options });
 
 const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -25,7 +25,7 @@ test("the median lies between the quartiles, and near what a call takes", async 
   expect(timing).toMatchObject({ firstMs: 8, callsPerSample: 1 });
 });
 
-test("a slow call is still sampled the least number of times, with no warm-up it has no time for", async () => {
+test("a slow call is still sampled the least number of times, with no more warm-up than one call", async () => {
   let calls = 0;
   const call = async (): Promise<void> => {
     calls++;
@@ -33,7 +33,8 @@ test("a slow call is still sampled the least number of times, with no warm-up it
   };
   const timing = await measured(call, async () => {}, 20, { budgetMs: 1, breathe: async () => {} });
   expect(timing.samples).toBe(LEAST_SAMPLES);
-  expect(calls).toBe(LEAST_SAMPLES);
+  expect(calls).toBe(1 + LEAST_SAMPLES);
+  expect(timing.warmUpCalls).toBe(1);
 });
 
 test("quick calls are timed several at once, each sample their mean", async () => {
@@ -66,7 +67,7 @@ test("a clock that stands still is an error, not a time of 0", async () => {
   let now = 0;
   const spied = vi.spyOn(performance, "now").mockImplementation(() => (now += 100));
   try {
-    await expect(measure(still, { firstMs: 1, budgetMs: 100, breathe: async () => {} })).rejects.toThrow(
+    await expect(measure(still, { firstMs: 1, warmMs: 25, budgetMs: 100, breathe: async () => {} })).rejects.toThrow(
       /stands still/,
     );
   } finally {
