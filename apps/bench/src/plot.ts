@@ -341,6 +341,75 @@ export function comparisonChart({ contestOf, ...file }: ContestFile): ChartOptio
   };
 }
 
+/** Of the titles of a grid: "S 4096, D 64, full, float16". */
+const ON_GRID = /^S \d+, D \d+, (full|causal), \w+$/;
+
+/**
+ * What everybody reached on a GPU: a chart a dtype and head dim, lines over S, full on the left and causal on the right. Speed is on
+ * a logarithmic axis, for one may be a hundred times as fast as another. None of a contest of the processor.
+ */
+export function gpuCharts({ contestOf, contestants, entries, machine }: ContestFile): ChartOption[] {
+  if (contestOf === "wasm") return [];
+  const grid = entries.filter(isMeasured).filter(({ title, id }) => ON_GRID.test(title) && !id.endsWith("/ramped"));
+  const groups = [...Map.groupBy(grid, ({ dtype, D }) => `${dtype}, D ${D}`)];
+  return groups.flatMap(([heading, members]) => {
+    const sizes = [...new Set(members.map(({ Sq }) => Sq))].toSorted((a, b) => a - b);
+    if (sizes.length < 2) return [];
+    const tflops = members.map((entry) => gflopsOf(entry) / 1000);
+    const panels = [false, true];
+    const played = contestants.filter(({ id }) => members.some(({ contestant }) => contestant === id));
+    const series = panels.flatMap((causal, panel) =>
+      played.map(({ id, name }, n): LineSeriesOption => ({
+        type: "line",
+        name,
+        xAxisIndex: panel,
+        yAxisIndex: panel,
+        symbol: (["circle", "rect", "triangle", "diamond"] as const)[n % 4],
+        symbolSize: 7,
+        lineStyle: { width: 2, color: BARS[n % BARS.length] },
+        itemStyle: { color: BARS[n % BARS.length] },
+        data: sizes.map((S) => {
+          const at = members.find((one) => one.contestant === id && one.Sq === S && one.causal === causal);
+          return at ? gflopsOf(at) / 1000 : null;
+        }),
+      })),
+    );
+    const axis = axisOf(PAPER);
+    const chart: ChartOption = {
+      animation: false,
+      backgroundColor: PAPER.background,
+      title: titled(PAPER, `Attention forward, ${heading}`, `${machine.name}, ${contestOf} and others`),
+      legend: {
+        data: played.map(({ name }) => name),
+        bottom: 8,
+        itemGap: 24,
+        textStyle: { color: PAPER.text, fontSize: 13 },
+      },
+      grid: panels.map((_, panel) => ({ left: panel === 0 ? 72 : 490, width: 340, top: 76, bottom: 86 })),
+      xAxis: panels.map((causal, gridIndex) => ({
+        ...axis,
+        type: "category" as const,
+        gridIndex,
+        name: `${causal ? "causal" : "full"}: sequence length S (tokens)`,
+        nameGap: 30,
+        data: sizes.map(String),
+      })),
+      yAxis: panels.map((causal, gridIndex) => ({
+        ...axis,
+        type: "log" as const,
+        gridIndex,
+        name: causal ? "" : "speed (TFLOP/s, visible pairs)",
+        nameGap: 46,
+        min: tenBelow(Math.min(...tflops)),
+        max: tenAbove(Math.max(...tflops)),
+        axisLabel: { ...axis.axisLabel, formatter: String },
+      })),
+      series,
+    };
+    return [chart];
+  });
+}
+
 /** The least of 1, 1.5, 2, 3, 4, 5, 6, 8, 10 times a power of ten that is not below. */
 function niceAbove(value: number): number {
   const power = 10 ** Math.floor(Math.log10(value));

@@ -2,7 +2,7 @@
 import { gpuName } from "./gpu-comparison.ts";
 import { bytes, milliseconds, rate, spread, timerNotes, whyNotMeasured } from "./columns.ts";
 import { TARGET_COLUMNS, targetRow } from "./comparison.ts";
-import { comparisonChart, renderSvg, rooflineChart, sweepChart, type ChartOption } from "./plot.ts";
+import { comparisonChart, gpuCharts, renderSvg, rooflineChart, sweepChart, type ChartOption } from "./plot.ts";
 import { isMeasured, type ContestFile, type Outcome, type ResultsFile, type RunFile } from "./results.ts";
 import { outcomesOf, rooflineNotes, rooflineOf, runnersOf, type Point } from "./roofline.ts";
 
@@ -48,7 +48,9 @@ ${sections}
 
 function section({ name, file }: NamedResults, n: number): string {
   const charts =
-    file.kind === "run" ? [sweepChart(file), rooflineChart(file)] : [comparisonChart(file), rooflineChart(file)];
+    file.kind === "run"
+      ? [sweepChart(file), rooflineChart(file)]
+      : [comparisonChart(file), ...gpuCharts(file), rooflineChart(file)];
   return `<section id="file-${n}">
 <h2>${text(file.machine.name)}</h2>
 ${file.complete ? "" : `<p class="alarm">This run was stopped before its end.</p>`}

@@ -204,7 +204,8 @@ describe("report", () => {
     const page = readFileSync(out, "utf8");
     expect(page).toContain("<h2>&lt;b&gt;&amp;&#39;&quot;</h2>");
     expect(page).not.toContain("<b>");
-    expect(page.match(/<svg /g)).toHaveLength(5);
+    // The run, the contest on the processor, and the one on a GPU with four pairs of dtype and head dim; each with its roofline.
+    expect(page.match(/<svg /g)).toHaveLength(1 + 1 + 4 + 3);
     expect(page).toContain("failed: SafeIntOnOverflow: Integer overflow");
     expect(page).toContain("stopped before its end");
     for (const fact of ["0123456789ab", "driver 1.2.3", "wall clock; the device is waited for", "2026-01-02"]) {

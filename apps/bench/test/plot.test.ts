@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
-import { comparisonChart, renderSvg, sweepChart } from "../src/plot.ts";
-import { madeContest, madeResults } from "./made.ts";
+import { comparisonChart, gpuCharts, renderSvg, rooflineChart, sweepChart } from "../src/plot.ts";
+import { GPU_TFLOPS, madeContest, madeGpuContest, madeResults } from "./made.ts";
 
 test("the chart names its axes and units, both lines, the roof, the back end and the machine", () => {
   const svg = renderSvg(sweepChart(madeResults())!);
@@ -63,4 +63,33 @@ test("a comparison has a bar for every library and size in two panels, and says 
   expect(svg).not.toMatch(/NaN|undefined/);
   const { entries } = madeContest();
   expect(comparisonChart(madeContest({ entries: entries.filter((e) => e.contestant === "ours/1") }))).toBeUndefined();
+});
+
+test("on a GPU every dtype and head dim has a chart of everybody's rates, full and causal", () => {
+  expect(gpuCharts(madeContest())).toEqual([]);
+  const charts = gpuCharts(madeGpuContest()).map(renderSvg);
+  expect(charts).toHaveLength(4);
+  for (const text of ["Attention forward, float16, D 64", "full: sequence length S (tokens)", "tier matrix", "8192"]) {
+    expect(charts[0]).toContain(`>${text}</text>`);
+  }
+  const [{ series }] = gpuCharts(madeGpuContest()) as unknown as [{ series: { name: string; data: number[] }[] }];
+  const matrix = series.find(({ name }) => name === "tier matrix")!;
+  expect(matrix.data.every((rate) => Math.abs(rate - GPU_TFLOPS["ours/matrix"]) < 1e-6)).toBe(true);
+  expect(charts.join("")).not.toMatch(/NaN|undefined|Infinity/);
+});
+
+test("a roofline has its slope, its roof and a dot for every case", () => {
+  const svg = renderSvg(rooflineChart(madeResults())!);
+  for (const text of ["64.0 GFLOP/s: made for a test", "10.0 GB/s", "arithmetic intensity (flop/byte)", "wasm"]) {
+    expect(svg).toContain(`>${text}</text>`);
+  }
+  const { series } = rooflineChart(madeResults())! as { series: { data: [number, number][] }[] };
+  expect(series).toHaveLength(1);
+  expect(series[0].data).toHaveLength(4);
+  // S 128 in float32: 128 / 4 flop a byte, but for lse.
+  expect(series[0].data[0][0]).toBeCloseTo(32, 0);
+  expect(svg).not.toMatch(/NaN|undefined|Infinity/);
+  expect(rooflineChart(madeResults({ outcomes: [] }))).toBeUndefined();
+  // Without a rate of memory there is no slope.
+  expect(renderSvg(rooflineChart(madeResults({ bandwidth: null }))!)).not.toContain("GB/s<");
 });
