@@ -321,7 +321,7 @@ const verification =
   (path, value) => {
     const problem = object({
       ok: oneOf(ok),
-      against: text,
+      against: must("what it was compared with", (said) => typeof said === "string" && said !== ""),
       maxError: error,
       meanSquareError: error,
       ofTolerance: error,
@@ -334,7 +334,7 @@ const verification =
     return must(`at most ${mayErr}`, () => ofTolerance <= mayErr)(`${path}.ofTolerance`, ofTolerance);
   };
 
-const timing = object({
+const times = object({
   medianMs: positive,
   lowMs: positive,
   highMs: positive,
@@ -345,6 +345,16 @@ const timing = object({
   warmUpCalls: optional(count),
   inputSets: optional(positive),
 });
+
+const timing: Check = (path, value) => {
+  const problem = times(path, value);
+  if (problem) return problem;
+  const { lowMs, medianMs, highMs } = value as Timing;
+  return must(`a number from ${lowMs} to ${highMs}, the quartiles,`, () => lowMs <= medianMs && medianMs <= highMs)(
+    `${path}.medianMs`,
+    medianMs,
+  );
+};
 
 /** Only a measured case has times, and only with a verification that passed. */
 const OUTCOMES: Readonly<Record<Outcome["outcome"], Readonly<Record<string, Check>>>> = {

@@ -110,6 +110,12 @@ describe("refuses, and says where", () => {
     ["outcomes.2.timing.medianMs", null, /a number above 0 at outcomes\[2\]\.timing\.medianMs; got null/],
     ["outcomes.2.timing", undefined, /an object at outcomes\[2\]\.timing; got nothing/],
     ["outcomes.2.timing.timer", "sundial", /one of wall, chains, gpu at outcomes\[2\]\.timing\.timer; got "sundial"/],
+    ["outcomes.2.timing.medianMs", 1e9, /a number from [\d.]+ to [\d.]+, the quartiles, at .*medianMs; got 1000000000/],
+    [
+      "outcomes.1.verification.against",
+      "",
+      /what it was compared with at outcomes\[1\]\.verification\.against; got ""/,
+    ],
     ["outcomes.1.bytes", "many", /a number at outcomes\[1\]\.bytes; got "many"/],
     ["bandwidth", 7, /an object at bandwidth; got 7/],
     ["candidates.0.reason", 7, /a text at candidates\[0\]\.reason; got 7/],
