@@ -12,18 +12,20 @@ const MAP_READ = 0x0001;
 const BYTES = 16;
 
 /**
- * Undefined for a device without the feature "timestamp-query".
+ * @param grainMs what its timestamps step by; browsers round them to 0.1 ms
+ * @returns undefined for a device without the feature "timestamp-query".
  * @see https://www.w3.org/TR/webgpu/#timestamp
  */
-export function gpuTimer(device: GPUDevice): DeviceTimer | undefined {
+export function gpuTimer(device: GPUDevice, grainMs = 0.1): DeviceTimer | undefined {
   if (!device.features.has("timestamp-query")) return undefined;
   const querySet = device.createQuerySet({ type: "timestamp", count: 2 });
   const resolved = device.createBuffer({ size: BYTES, usage: QUERY_RESOLVE | COPY_SRC });
   const readable = device.createBuffer({ size: BYTES, usage: MAP_READ | COPY_DST });
   return {
-    // Browsers round timestamps to 0.1 ms.
-    sampleMs: 10,
-    grainMs: 0.1,
+    // The grain is a hundredth of it. No longer: the results of its calls have to fit the memory that the back end keeps for them, for new
+    // memory is cleared while the clock runs.
+    sampleMs: 100 * grainMs,
+    grainMs,
     async time(record) {
       const encoder = device.createCommandEncoder();
       // Written when all before it is done: the ends of two passes that do nothing, and what is recorded between them.

@@ -7,7 +7,7 @@ import type { DeviceTimer } from "./bench.ts";
 import { attentionCase } from "./cases.ts";
 import { gpuTimer } from "./gpu-timer.ts";
 import { quantile } from "./numbers.ts";
-import { MATRIX_FLAGS, openAdapter, SOFTWARE_FLAGS, useDawn } from "./peers/dawn.node.ts";
+import { EXACT_TIMESTAMPS, MATRIX_FLAGS, openAdapter, SOFTWARE_FLAGS, useDawn } from "./peers/dawn.node.ts";
 import { matrixRate } from "./peers/gpu-gauge.node.ts";
 import { Remote } from "./peers/remote.node.ts";
 import { readRate } from "./read-rate.ts";
@@ -83,7 +83,7 @@ interface OwnProvider extends BackendProvider {
 
 function ownWebgpu({ software, tier }: { readonly software: boolean; readonly tier: Tier | undefined }): OwnProvider {
   const options = { software, ...(tier && { tier }) };
-  const flags = [...(tier === "matrix" ? MATRIX_FLAGS : []), ...(software ? SOFTWARE_FLAGS : [])];
+  const flags = [EXACT_TIMESTAMPS, ...(tier === "matrix" ? MATRIX_FLAGS : []), ...(software ? SOFTWARE_FLAGS : [])];
   let device: GPUDevice;
   return {
     name: "webgpu",
@@ -107,6 +107,9 @@ function ownWebgpu({ software, tier }: { readonly software: boolean; readonly ti
   };
 }
 
+/** Of timestamps that Dawn does not round; GPUs count in steps of up to a microsecond. */
+const EXACT_GRAIN_MS = 0.01;
+
 /** The first of the back ends that works, and from then on the same. */
 export function stationOf(choice: BackendChoice): Station {
   let providers = providersOf(choice);
@@ -117,7 +120,7 @@ export function stationOf(choice: BackendChoice): Station {
       const fa = await createAttention({ backends: providers });
       providers = providers.filter(({ name }) => name === fa.backend.name);
       const device = taken().device?.();
-      const timer = device && gpuTimer(device);
+      const timer = device && gpuTimer(device, choice.software ? undefined : EXACT_GRAIN_MS);
       if (timer) timers.set(fa, timer);
       return fa;
     },

@@ -50,6 +50,9 @@ export const MATRIX_FLAGS: readonly string[] = [
   "disable-dawn-features=timestamp_quantization",
 ];
 
+/** Timestamps as the GPU has them. Of several flags of one name Dawn takes the last. */
+export const EXACT_TIMESTAMPS = "disable-dawn-features=timestamp_quantization";
+
 /** Makes shaders compile twenty times faster on SwiftShader. */
 export const SOFTWARE_FLAGS: readonly string[] = [
   "disable-dawn-features=use_vulkan_zero_initialize_workgroup_memory_extension",
