@@ -3,14 +3,14 @@
 //   --addon FILE   the addon; default: the prebuilt one        --ptx FILE   one with PTX of compute_80 alone; default:
 //                                                                          ptx/ beside the addon, or built
 //   --only a,b     some steps                                  --seconds N  no step starts later, and none runs longer
-//   --out FILE     default: apps/bench/results/linux-x64-GPU-verify.json
+//   --out FILE     default: apps/bench/results/conformance/linux-x64-GPU-cuda.json
 //
 // First each op once under memcheck: if that fails, the rest is left out. Then times, with the machine to themselves; then conformance on both addons, compute-sanitizer's four tools over problems that
 // reach every row of the kernel table, repeats and flat memory, side by side; and last large tensors and faults. What is not there is named as skipped.
 // Exits 1 when a step failed.
 
 import { spawn, spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { availableParallelism, cpus, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
@@ -235,9 +235,14 @@ const machine = {
   runtime: `node ${process.versions.node}`,
 };
 const commit = process.env["FA_COMMIT"] ?? works("git", "-C", root, "rev-parse", "--short=12", "HEAD") ?? "unknown";
-const report = { schema: "fa-gpu-verify", version: 1, machine, date: new Date().toISOString(), commit, results };
+/** What the addon was built from: what `packages/backend-cuda/tools/build.ts --release` asks for. */
+const stamp = join(dirname(flags.addon), "stamp.json");
+const { sources } = existsSync(stamp) ? (JSON.parse(readFileSync(stamp, "utf8")) as { sources?: string }) : {};
+const date = new Date().toISOString();
+const report = { schema: "fa-gpu-verify", version: 1, machine, date, commit, sources, results };
 const slug = name.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-");
-const out = flags.out ?? join(root, "apps/bench/results", `linux-x64-${slug}-verify.json`);
+const out = flags.out ?? join(root, "apps/bench/results/conformance", `linux-x64-${slug}-cuda.json`);
+mkdirSync(dirname(out), { recursive: true });
 writeFileSync(out, `${JSON.stringify(report, undefined, 2)}\n`);
 const count = (status: Result["status"]): number => results.filter((result) => result.status === status).length;
 console.log(`${count("passed")} passed, ${count("failed")} failed, ${count("skipped")} skipped: ${out}`);

@@ -6,6 +6,7 @@
 import { existsSync, globSync, readFileSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { DTYPES, FaError, MAX_HEAD_DIM, reference, type BackendProvider } from "@fa/core";
+import { kernelTable } from "@fa/backend-cuda";
 import { wasm } from "@fa/backend-wasm";
 import { KERNELS } from "@fa/backend-webgpu";
 import { cells, COLUMNS, headingOf } from "./columns.ts";
@@ -34,9 +35,22 @@ const webgpuEverywhere: Planned = {
   kernels: KERNELS,
 };
 
+/** CUDA on the least of devices: compute capability 8.6 has the least shared memory. */
+const cudaEverywhere: Planned = {
+  name: "cuda",
+  capabilities: {
+    dtypes: DTYPES,
+    maxHeadDim: MAX_HEAD_DIM,
+    sharedBytes: 99 * 1024,
+    maxBufferBytes: 4 * 2 ** 30,
+    features: [],
+  },
+  kernels: kernelTable(16),
+};
+
 /** Columns of the support table. Add a back end here when it lands. */
 async function supported(): Promise<Planned[]> {
-  return [webgpuEverywhere, await planned(wasm()), await planned(reference())];
+  return [cudaEverywhere, webgpuEverywhere, await planned(wasm()), await planned(reference())];
 }
 
 const ROOT = join(import.meta.dirname, "../../..");

@@ -26,6 +26,8 @@ import {
   type Tensor,
 } from "@fa/core";
 import { reference } from "@fa/core/reference";
+import { DTYPE, MOST_SLOTS, OP } from "../src/abi.ts";
+import { loadAddon } from "../src/addon.node.ts";
 import type { CudaBackend } from "../src/backend.ts";
 import { cuda } from "../src/index.ts";
 import { breakContext, FAULTS } from "./faults.ts";
@@ -190,23 +192,44 @@ async function smoke(fa: Attention): Promise<Line[]> {
   return [{ name: "each op gives what it gives in float64" }];
 }
 
-/** Host time of a call, with the device far behind: 2,000 calls of little work, none waited for. */
+/** Host time: of a call on resident tensors, and of its parts. 100 calls of little work that are not waited for, median of 15. */
 async function hostTime(fa: Attention): Promise<Line[]> {
-  const x = await tensorOf(fa, [2, 1, 256, 64], "bfloat16", 1);
-  const run = async (n: number): Promise<number> => {
-    const start = performance.now();
-    for (; n > 0; n--) (await fa.attention(x, x, x)).out.dispose();
-    return performance.now() - start;
+  const measure = async (name: string, wait: () => Promise<unknown>, call: () => unknown): Promise<Line> => {
+    const all: number[] = [];
+    for (let sample = 0; sample < 35; sample++) {
+      const start = performance.now();
+      for (let n = 0; n < 100; n++) {
+        const result = call();
+        if (result instanceof Promise) await result;
+      }
+      if (sample >= 20) all.push((performance.now() - start) * 10);
+      await wait();
+    }
+    return { name, microseconds: round(all.toSorted((one, other) => one - other)[7]) };
   };
-  await run(3000);
-  await fa.sync();
-  const all: number[] = [];
-  for (let n = 0; n < 9; n++) {
-    all.push((await run(500)) * 2);
-    await fa.sync();
-  }
+  const x = await tensorOf(fa, [2, 1, 256, 64], "bfloat16", 1);
+  const lines = [
+    await measure(
+      "a call, B=2 H=1 S=256 D=64",
+      () => fa.sync(),
+      async () => (await fa.attention(x, x, x)).out.dispose(),
+    ),
+  ];
   x.dispose();
-  return [{ name: "host time of a call, B=2 H=1 S=256 D=64", microseconds: round(all.toSorted((a, b) => a - b)[4]) }];
+  // The addon alone: into it and back, and a kernel of one warp.
+  const { addon } = loadAddon(flags.addon);
+  const slots = new Float64Array(MOST_SLOTS);
+  const instance = new addon!.Instance(0, slots);
+  const at = instance.allocate(4096);
+  const wait = (): Promise<unknown> => new Promise((resolve) => instance.read(at, new Uint8Array(0), resolve));
+  const cast = (elements: number) => (): void => {
+    slots.set([at, at + 2048, DTYPE.float32, DTYPE.float32, elements]);
+    instance.run(OP.cast);
+  };
+  lines.push(await measure("of it: into the addon and back", wait, cast(0)));
+  lines.push(await measure("of it: that, and a launch", wait, cast(32)));
+  instance.close();
+  return lines;
 }
 
 /** Projections of 4096 tokens, forward and backward. */

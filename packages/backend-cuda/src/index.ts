@@ -7,6 +7,7 @@ import { Device } from "./device.ts";
 import { VERSION } from "./version.ts";
 
 export type { CudaMemory } from "./backend.ts";
+export { kernelTable, type CudaRow } from "./kernels.ts";
 
 export interface CudaOptions {
   /** Which GPU of several, as CUDA counts them (CUDA_VISIBLE_DEVICES has a say). Default 0. */

@@ -42,12 +42,12 @@ const generic = (op: AttentionTile["op"], bytes: 2 | 4, headDim: number, tile: T
 
 /** Rows of the attention kernels, in the order in which they are tried: the special before the general, the small before the large. */
 export const ATTENTION_TILES: readonly AttentionTile[] = [
-  decode(4, 64, 16, 86_016),
-  decode(4, 128, 16, 90_112),
-  decode(4, 256, 16, 98_304),
-  decode(2, 64, 32, 83_968),
-  decode(2, 128, 16, 86_016),
-  decode(2, 256, 16, 90_112),
+  decode(4, 64, 16, 69_632),
+  decode(4, 128, 16, 73_728),
+  decode(4, 256, 16, 81_920),
+  decode(2, 64, 32, 67_584),
+  decode(2, 128, 16, 69_632),
+  decode(2, 256, 16, 73_728),
   generic("attention", 4, 64, { q: 128, kv: 32 }, 49_152),
   generic("attention", 4, 128, { q: 128, kv: 32 }, 98_304),
   generic("attention", 4, 256, { q: 32, kv: 32 }, 98_304),
@@ -75,7 +75,7 @@ const FEWEST_KEYS_A_SPLIT = { decode: 128, other: 256 };
 const MOST_SPLITS = 128;
 const MOST_COUNTERS = 4096;
 /** Blocks a multiprocessor that keep it busy. */
-const BLOCKS_A_PROCESSOR = 2;
+const BLOCKS_A_PROCESSOR = { decode: 3, other: 2 };
 /** Part of the device that may stand idle, on average, while decode runs. */
 const IDLE = 0.05;
 
@@ -105,9 +105,9 @@ export function sharingOf(problem: AttentionProblem, family: FamilyName, tile: T
   const { B, H, Hkv, Sq, Skv } = problem;
   const group = family === "decode" || (H > Hkv && Sq * (H / Hkv) <= tile.q) ? H / Hkv : 1;
   const blocks = Math.max(B * (H / group) * Math.ceil((group * Sq) / tile.q), 1);
-  const slots = BLOCKS_A_PROCESSOR * processors;
-  const fewest = family === "decode" ? FEWEST_KEYS_A_SPLIT.decode : FEWEST_KEYS_A_SPLIT.other;
-  const possible = Math.max(1, Math.min(Math.floor(Skv / fewest), MOST_SPLITS));
+  const kind = family === "decode" ? "decode" : "other";
+  const slots = BLOCKS_A_PROCESSOR[kind] * processors;
+  const possible = Math.max(1, Math.min(Math.floor(Skv / FEWEST_KEYS_A_SPLIT[kind]), MOST_SPLITS));
   if (family !== "decode") return { group, splits: Math.max(1, Math.min(Math.floor(slots / blocks), possible)) };
   if (blocks > MOST_COUNTERS) return { group, splits: 1 };
   // The fewest pieces that leave the device busy to the end, or else those that come closest to it.

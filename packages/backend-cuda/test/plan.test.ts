@@ -73,11 +73,11 @@ describe("decode", () => {
   const splitsOf = (sizes: Partial<Sizes> & { readonly Skv: number }): number =>
     sharingOf(problemOf({ H: 32, Hkv: 8, Sq: 1, D: 128, ...sizes }), "decode", { q: 16, kv: 16 }, PROCESSORS).splits;
   test("splits the keys until the device is busy to the end, into pieces of 128 keys or more", () => {
-    expect(splitsOf({ Skv: 131_072 })).toBe(32);
+    expect(splitsOf({ Skv: 131_072 })).toBe(48);
     expect(splitsOf({ Skv: 1024 })).toBe(8);
-    expect(splitsOf({ B: 8, Skv: 8192 })).toBe(4);
-    expect(splitsOf({ B: 64, Skv: 8192 })).toBe(1);
-    expect(splitsOf({ B: 35, Skv: 8192 })).toBe(9);
+    expect(splitsOf({ B: 8, Skv: 8192 })).toBe(6);
+    expect(splitsOf({ B: 64, Skv: 8192 })).toBe(3);
+    expect(splitsOf({ B: 35, Skv: 8192 })).toBe(7);
     expect(splitsOf({ B: 1000, Skv: 8192 })).toBe(1);
   });
 });

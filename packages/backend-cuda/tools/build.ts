@@ -5,7 +5,7 @@
  * `--check` says whether the addon that lies there is what the sources compile to, by its stamp: sources, compiler, flags and
  * the file itself. Without nvcc, what lies there is kept. `--archs 90` builds for some architectures only, for trying things
  * out (then the stamp says so), `--ptx` as PTX of compute_80 alone, which is how the generic kernels run on a newer GPU as an
- * older one would run them. `--report` lists registers and spills.
+ * older one would run them. `--report` lists registers and spills. `--release` says whether what lies there may be published.
  *
  * A warning fails the build, and so does a message C75xx of ptxas, by which it says that it serialised wgmma, except C7519 alone.
  */
@@ -40,6 +40,7 @@ const { values: options } = parseArgs({
     check: { type: "boolean", default: false },
     report: { type: "boolean", default: false },
     ptx: { type: "boolean", default: false },
+    release: { type: "boolean", default: false },
     archs: { type: "string" },
     out: { type: "string" },
   },
@@ -59,6 +60,8 @@ interface Variant {
   readonly sources: readonly string[];
   readonly link: readonly string[];
   readonly compiler: string;
+  /** Compute capabilities that it has machine code for. */
+  readonly archs: readonly string[];
 }
 
 function version(tool: string): string | undefined {
@@ -99,6 +102,7 @@ function cudaVariant(): Variant {
     out: options.out ?? ADDON,
     stamp: join(dirname(options.out ?? ADDON), "stamp.json"),
     compiler: `nvcc ${version("nvcc")}, g++ ${version("g++")}`,
+    archs: options.ptx ? [] : archs,
     sources: [...(hopper ? kernelSources : portableSources), "addon.cc"],
     compile: (source) =>
       source.endsWith(".cu")
@@ -113,6 +117,7 @@ function emulatedVariant(): Variant {
     out: options.out ?? EMULATED,
     stamp: join(dirname(options.out ?? EMULATED), "stamp.json"),
     compiler: `g++ ${version("g++")}`,
+    archs: [],
     sources: [...portableSources, "addon.cc", "emulate/emulate.cc"],
     compile: (source) => [
       "g++",
@@ -142,12 +147,25 @@ function hashOfHeaders(): string {
   return sha256(...paths.flatMap((path) => [path, readFileSync(join(native, path))]));
 }
 
-function stampOf({ sources, compile, link, compiler }: Variant, binary: string): string {
+/** What is beside an addon: what it was made from. */
+interface Stamp {
+  readonly compiler: string;
+  readonly archs: readonly string[];
+  readonly flags: string;
+  readonly sources: string;
+  readonly binary: string;
+}
+
+const hashOfSources = (sources: readonly string[]): string =>
+  sha256(hashOfHeaders(), ...sources.flatMap((path) => [path, readFileSync(join(native, path))]));
+
+function stampOf({ sources, compile, link, compiler, archs }: Variant, binary: string): string {
   const hidden = (text: string): string => text.replaceAll(packageFolder, "").replace(/\/\S*\/node_modules/g, "");
-  const content = {
+  const content: Stamp = {
     compiler,
+    archs,
     flags: sha256(hidden(JSON.stringify([sources.map((source) => compile(source)), link]))),
-    sources: sha256(hashOfHeaders(), ...sources.flatMap((path) => [path, readFileSync(join(native, path))])),
+    sources: hashOfSources(sources),
     binary: sha256(readFileSync(binary)),
   };
   return `${JSON.stringify(content, undefined, 2)}\n`;
@@ -241,7 +259,37 @@ export async function emulatedAddon(): Promise<{ path: string } | { path?: undef
   return { path: variant.out };
 }
 
+/**
+ * Why the prebuilt addon may not be published: it has to be there whole, from these sources, for all architectures, and these sources
+ * have to have passed `npm run gpu-verify`, whose committed results say which they were of. Needs no compiler.
+ */
+function whyNotReleased(): string | undefined {
+  if (!existsSync(ADDON) || !existsSync(join(prebuilt, "stamp.json"))) return "it is not built: npm run build:cuda";
+  const stamp = JSON.parse(readFileSync(join(prebuilt, "stamp.json"), "utf8")) as Stamp;
+  const sources = hashOfSources([...kernelSources, "addon.cc"]);
+  if (stamp.sources !== sources || stamp.binary !== sha256(readFileSync(ADDON)))
+    return "it was made from other sources: npm run build:cuda";
+  if (stamp.archs.join() !== ARCHS.join()) return `it lacks architectures, it has ${stamp.archs.join(", ")}`;
+  const results = join(packageFolder, "../../apps/bench/results/conformance");
+  const passed = globSync("*-cuda.json", { cwd: results }).some((file) => {
+    const verified = JSON.parse(readFileSync(join(results, file), "utf8")) as Verified;
+    return verified.sources === sources && verified.results.every(({ status }) => status === "passed");
+  });
+  return passed ? undefined : "no committed result says that these sources passed on a GPU: npm run gpu-verify";
+}
+
+/** What `gpu-verify` writes. */
+interface Verified {
+  readonly sources?: string;
+  readonly results: readonly { readonly status: string }[];
+}
+
 async function main(): Promise<number> {
+  if (options.release) {
+    const why = whyNotReleased();
+    console.log(why === undefined ? "the addon may be published" : `the addon may not be published: ${why}`);
+    return why === undefined ? 0 : 1;
+  }
   if (options.emulated) {
     const built = await emulatedAddon();
     console.log(built.path === undefined ? built.why : `${built.path} ${statSync(built.path).size} bytes`);

@@ -27,15 +27,18 @@ struct DecodeTile {
   /** Keys of a warp's tile: what makes 4 KiB, but a product takes 16. */
   static constexpr int KV = most(16, 4096 / ROW_BYTES);
   static constexpr int TILE_BYTES = KV * ROW_BYTES;
-  static constexpr int STAGES = 5;
+  static constexpr int STAGES = 4;
   static constexpr int WARPS = 16384 / TILE_BYTES;
   static constexpr int THREADS = 32 * WARPS;
   static constexpr int SHARED_BYTES = Q * ROW_BYTES + WARPS * STAGES * TILE_BYTES;
 };
 
+/** GENERAL: any option, any D and Dv, any alignment; otherwise D = Dv = HD, and only what a band hides is hidden. */
 template <class T, int HD, bool GENERAL>
 __global__ void __launch_bounds__(DecodeTile<T, HD>::THREADS) decode(const Attention p) {
   using Sizes = DecodeTile<T, HD>;
+  const int D = GENERAL ? p.D : HD, Dv = GENERAL ? p.Dv : HD;
+  const bool qkAligned = !GENERAL || p.qkAligned, vAligned = !GENERAL || p.vAligned;
   constexpr int BC = Sizes::KV, STAGES = Sizes::STAGES, WARPS = Sizes::WARPS, THREADS = Sizes::THREADS;
   constexpr u32 q_smem = 0;
   const u32 ring_smem = Sizes::Q * Sizes::ROW_BYTES + warp_id() * STAGES * Sizes::TILE_BYTES;
@@ -58,9 +61,13 @@ __global__ void __launch_bounds__(DecodeTile<T, HD>::THREADS) decode(const Atten
       const T* from_gmem = loadV ? v_gmem : k_gmem;
       const i64 rowElems = loadV ? p.v.row : p.k.row;
       const int j0 = loadAt, j1 = least(j0 + p.tileKV, block.end);
-      const auto at = [&](int row) -> const T* { return j0 + row < j1 ? from_gmem + (j0 + row) * rowElems : nullptr; };
-      load_tile<T, HD, BC, 32>(ring_smem + loadStage * Sizes::TILE_BYTES, from_gmem, at, loadV ? p.Dv : p.D,
-                               loadV ? p.vAligned : p.qkAligned);
+      const u32 to_smem = ring_smem + loadStage * Sizes::TILE_BYTES;
+      if (!GENERAL && j1 - j0 == BC) {
+        load_whole<T, HD, BC, 32>(to_smem, from_gmem + j0 * rowElems, rowElems);
+      } else {
+        const auto at = [&](int row) -> const T* { return j0 + row < j1 ? from_gmem + (j0 + row) * rowElems : nullptr; };
+        load_tile<T, HD, BC, 32>(to_smem, from_gmem, at, loadV ? Dv : D, loadV ? vAligned : qkAligned);
+      }
       if (loadV) loadAt += stride;
       loadV = !loadV;
       loadStage = loadStage + 1 == STAGES ? 0 : loadStage + 1;
@@ -84,7 +91,7 @@ __global__ void __launch_bounds__(DecodeTile<T, HD>::THREADS) decode(const Atten
         const int at = block.firstRow + row;
         return at < block.endRow ? q_gmem + offset_of(p.q, block.b, block.firstHead + at / p.Sq, at % p.Sq) : nullptr;
       },
-      p.D, p.qkAligned);
+      D, qkAligned);
   cp_async_commit();
 #pragma unroll
   for (int n = 0; n < STAGES - 1; n++) load_next();
@@ -102,7 +109,7 @@ __global__ void __launch_bounds__(DecodeTile<T, HD>::THREADS) decode(const Atten
 
     // scores, softmax
     Fragment p_reg[BC / 8];
-    multiply_rows<T, HD, BC>(p_reg, q_smem, 0, next_tile(), p.D);
+    multiply_rows<T, HD, BC>(p_reg, q_smem, 0, next_tile(), D);
     score_tile<GENERAL, BC>(p_reg, p, rows, j0, full, sees);
     softmax_tile<BC, HD>(p_reg, acc_reg, rows);
     if constexpr (GENERAL) {
@@ -111,8 +118,8 @@ __global__ void __launch_bounds__(DecodeTile<T, HD>::THREADS) decode(const Atten
 
     // accumulate
     const u32 v_smem = next_tile();
-    if (!full) take_out_nan<T, HD, BC, HD, 32>(acc_reg, v_smem, 0, p.Dv, sees);
-    multiply_columns<T, HD, BC, HD>(acc_reg, p_reg, v_smem, 0, p.Dv);
+    if (!full) take_out_nan<T, HD, BC, HD, 32>(acc_reg, v_smem, 0, Dv, sees);
+    multiply_columns<T, HD, BC, HD>(acc_reg, p_reg, v_smem, 0, Dv);
   }
   cp_async_wait<0>();
   __syncthreads();

@@ -53,6 +53,7 @@ __global__ void __launch_bounds__(ForwardTile<T, HD, GENERAL>::THREADS) forward(
 
   const auto load_keys = [&](u32 tile_smem, const T* from_gmem, i64 stride, int j0, int dim, bool aligned) {
     const int j1 = least(j0 + p.tileKV, end);
+    if (!GENERAL && j1 - j0 == BC) return load_whole<T, HD, BC, THREADS>(tile_smem, from_gmem + j0 * stride, stride);
     const auto at = [&](int row) -> const T* { return j0 + row < j1 ? from_gmem + (j0 + row) * stride : nullptr; };
     load_tile<T, HD, BC, THREADS>(tile_smem, from_gmem, at, dim, aligned);
   };

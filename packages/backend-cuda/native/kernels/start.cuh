@@ -24,10 +24,15 @@ cudaError_t start_forward(const Attention& p, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
+/** Rows fill tiles, and are copied 16 bytes at a time. */
+inline bool whole(const Attention& p) {
+  return p.D == p.Dv && (p.D == 64 || p.D == 128 || p.D == 256) && p.qkAligned && p.vAligned;
+}
+
 template <class T>
 cudaError_t forward_of(const Attention& p, bool general, cudaStream_t stream) {
   const int dim = most(p.D, p.Dv);
-  general = general || p.D != p.Dv || (dim != 64 && dim != 128 && dim != 256) || !p.qkAligned || !p.vAligned;
+  general = general || !whole(p);
   if (dim <= 64) return general ? start_forward<T, 64, true>(p, stream) : start_forward<T, 64, false>(p, stream);
   if (dim <= 128) return general ? start_forward<T, 128, true>(p, stream) : start_forward<T, 128, false>(p, stream);
   return general ? start_forward<T, 256, true>(p, stream) : start_forward<T, 256, false>(p, stream);
@@ -47,6 +52,7 @@ cudaError_t start_decode(const Attention& p, cudaStream_t stream) {
 template <class T>
 cudaError_t decode_of(const Attention& p, bool general, cudaStream_t stream) {
   const int dim = most(p.D, p.Dv);
+  general = general || !whole(p);
   if (dim <= 64) return general ? start_decode<T, 64, true>(p, stream) : start_decode<T, 64, false>(p, stream);
   if (dim <= 128) return general ? start_decode<T, 128, true>(p, stream) : start_decode<T, 128, false>(p, stream);
   return general ? start_decode<T, 256, true>(p, stream) : start_decode<T, 256, false>(p, stream);

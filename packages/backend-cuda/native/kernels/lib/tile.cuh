@@ -88,6 +88,27 @@ FA_DEVICE void load_tile(u32 tile_smem, const T* anywhere_gmem, const RowAt& row
   }
 }
 
+/** load: ROWS rows of HD elements, all there and aligned, `stride` elements from one to the next. */
+template <class T, int HD, int ROWS, int THREADS>
+FA_DEVICE void load_whole(u32 tile_smem, const T* from_gmem, i64 stride) {
+  using Layout = Tile<T, HD>;
+  // A turn loads one chunk a thread: a part of a row, or some rows.
+  constexpr int PARTS = most(Layout::CHUNKS / THREADS, 1), ROWS_A_TURN = most(THREADS / Layout::CHUNKS, 1);
+  static_assert(8 % ROWS_A_TURN == 0 || ROWS_A_TURN % 8 == 0, "so that the order of a row's chunks is that of the first turn, xor a constant");
+  const int row = team_rank<THREADS>() / Layout::CHUNKS, chunk = team_rank<THREADS>() % Layout::CHUNKS;
+  const u32 first = (chunk ^ (row & 7)) << 4;
+  const T* row_gmem = from_gmem + row * stride + chunk * Layout::CHUNK_ELEMS;
+#pragma unroll
+  for (int turn = 0; turn < ROWS / ROWS_A_TURN; turn++, row_gmem += ROWS_A_TURN * stride) {
+    const u32 row_smem = tile_smem + (row + turn * ROWS_A_TURN) * Layout::ROW_BYTES;
+#pragma unroll
+    for (int part = 0; part < PARTS; part++) {
+      const u32 at = (first ^ (((turn * ROWS_A_TURN) & 7) << 4)) + part * THREADS * 16;
+      cp_async16(row_smem + at, row_gmem + part * THREADS * Layout::CHUNK_ELEMS, 16);
+    }
+  }
+}
+
 // ---- products
 
 /** Sums of [16, 8] in the accumulator layout: rows g and g + 8 (g = lane / 4), columns 2 t and 2 t + 1 (t = lane % 4). */
@@ -197,11 +218,9 @@ FA_DEVICE void multiply(Fragment& sum, const OperandA<Bfloat16>& a, const Operan
   mma_bf16(sum, a.word, b.b0, b.b1);
 }
 /** The two small products, and then the main one. */
-FA_DEVICE void multiply_small(Fragment& sum, const OperandA<float>& a, const OperandB<float>& b) {
+FA_DEVICE void multiply(Fragment& sum, const OperandA<float>& a, const OperandB<float>& b) {
   mma_tf32(sum, a.low, b.high0, b.high1);
   mma_tf32(sum, a.high, b.low0, b.low1);
-}
-FA_DEVICE void multiply_main(Fragment& sum, const OperandA<float>& a, const OperandB<float>& b) {
   mma_tf32(sum, a.high, b.high0, b.high1);
 }
 
@@ -233,7 +252,7 @@ FA_DEVICE void multiply_rows(Fragment (&s_reg)[M][COLUMNS / 8], u32 a_smem, int 
     }
   };
   if constexpr (sizeof(T) == 2) {
-#pragma unroll 4
+#pragma unroll 8
     for (int step = 0; step < steps; step++) {
       OperandA<T> a[M];
       operands_a(a, step);
@@ -249,33 +268,35 @@ FA_DEVICE void multiply_rows(Fragment (&s_reg)[M][COLUMNS / 8], u32 a_smem, int 
       }
     }
   } else {
-    // The small products are a sum of their own, 2^-11 of the whole; the main ones leave the tensor core after every step.
-    Fragment small_reg[M][COLUMNS / 8] = {};
-#pragma unroll 2
-    for (int step = 0; step < steps; step++) {
-      OperandA<T> a[M];
-      operands_a(a, step);
+    // Sums leave the tensor core after every second step, and are added as float32, rounded.
+    constexpr int TOGETHER = 2;
+#pragma unroll 1
+    for (int step = 0; step < steps; step += TOGETHER) {
+      OperandA<T> a[TOGETHER][M];
+#pragma unroll
+      for (int k = 0; k < TOGETHER; k++)
+        if (step + k < steps) operands_a(a[k], step + k);
 #pragma unroll
       for (int n = 0; n < COLUMNS / 16; n++) {
-        u32 b_reg[4];
-        load_b_rows<T, HD>(b_reg, b_smem, 16 * n, step);
-        const OperandB<T> b[2] = {{b_reg[0], b_reg[1]}, {b_reg[2], b_reg[3]}};
+        Fragment fresh[M][2] = {};
 #pragma unroll
-        for (int m = 0; m < M; m++) {
+        for (int k = 0; k < TOGETHER; k++) {
+          if (step + k >= steps) break;
+          u32 b_reg[4];
+          load_b_rows<T, HD>(b_reg, b_smem, 16 * n, step + k);
+          const OperandB<T> b[2] = {{b_reg[0], b_reg[1]}, {b_reg[2], b_reg[3]}};
 #pragma unroll
-          for (int side = 0; side < 2; side++) {
-            Fragment fresh = {0.f, 0.f, 0.f, 0.f};
-            multiply_small(small_reg[m][2 * n + side], a[m], b[side]);
-            multiply_main(fresh, a[m], b[side]);
-            add(s_reg[m][2 * n + side], fresh);
+          for (int m = 0; m < M; m++) {
+            multiply(fresh[m][0], a[k][m], b[0]);
+            multiply(fresh[m][1], a[k][m], b[1]);
           }
         }
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+          add(s_reg[m][2 * n], fresh[m][0]);
+          add(s_reg[m][2 * n + 1], fresh[m][1]);
+        }
       }
-    }
-#pragma unroll
-    for (int m = 0; m < M; m++) {
-#pragma unroll
-      for (int n = 0; n < COLUMNS / 8; n++) add(s_reg[m][n], small_reg[m][n]);
     }
   }
 }
@@ -330,11 +351,8 @@ FA_DEVICE void multiply_columns(Fragment (&acc_reg)[M][WIDTH / 8], const Fragmen
         const OperandB<T> b[2] = {{b_reg[0], b_reg[1]}, {b_reg[2], b_reg[3]}};
 #pragma unroll
         for (int m = 0; m < M; m++) {
-#pragma unroll
-          for (int side = 0; side < 2; side++) {
-            multiply_small(fresh[m][side], a[step][m], b[side]);
-            multiply_main(fresh[m][side], a[step][m], b[side]);
-          }
+          multiply(fresh[m][0], a[step][m], b[0]);
+          multiply(fresh[m][1], a[step][m], b[1]);
         }
       }
 #pragma unroll
