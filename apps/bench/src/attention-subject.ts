@@ -1,4 +1,5 @@
 import {
+  plan,
   typedArray,
   type Attention,
   type AttentionOptions,
@@ -15,8 +16,11 @@ import { numbersOf, truthOf, type CaseNumbers } from "./truth.ts";
 /** Attention, or its backward alone, on the case's numbers. */
 export async function placeAttention(fa: Attention, item: AttentionCase): Promise<Subject> {
   const data = numbersOf(item);
+  const { capabilities, kernels } = fa.backend;
+  const planned = plan(item.problem, capabilities, kernels);
   return {
     ...(await callsOf(fa, item, data)),
+    kernel: planned.ok ? planned.kernel.id : undefined,
     async verify({ tensors }) {
       const numbers: Record<string, Float64Array> = {};
       for (const [name, tensor] of Object.entries(tensors)) numbers[name] = await valuesOf(tensor);

@@ -98,7 +98,8 @@ async function runCase(item: Case, { open, deviceTimer, breathe, sampleMs }: Cas
     const clock = clockOf(fa, placed, deviceTimer?.(fa));
     const warmMs = WARM_ALL_ALONG.includes(fa.backend.name) ? Math.min(sampleMs, MOST_WARM_MS) : sampleMs / 4;
     const timing = await measure(clock, { firstMs, warmMs, budgetMs: sampleMs, breathe });
-    return { ...facts, outcome: "measured", verification, timing: { ...timing, inputSets }, peakBytes };
+    const { kernel } = placed;
+    return { ...facts, outcome: "measured", verification, timing: { ...timing, inputSets }, peakBytes, kernel };
   } catch (error) {
     if (error instanceof FaError) return { ...facts, outcome: "failed", reason: error.message };
     // What engines throw for arrays that no memory holds.

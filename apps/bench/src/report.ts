@@ -121,6 +121,7 @@ const COLUMNS = [
   "of bound",
   "memory",
   "error",
+  "kernel",
   "verified against",
 ] as const;
 
@@ -150,7 +151,7 @@ function numbersOf(outcome: Outcome, point: Point | undefined): Cell[] {
     const empty = Array.from({ length: COLUMNS.length - 5 }, (): Cell => ({ text: "" }));
     return [...empty, { text: why, alarming }];
   }
-  const { timing, peakBytes, verification } = outcome;
+  const { timing, peakBytes, verification, kernel = "" } = outcome;
   const { bound, gflops, intensity } = point;
   const [median, half] = spread(timing).split(" ± ");
   const share = bound === null ? undefined : gflops / bound;
@@ -163,6 +164,7 @@ function numbersOf(outcome: Outcome, point: Point | undefined): Cell[] {
     { text: share === undefined ? "" : `${(100 * share).toFixed(0)} %`, value: share },
     { text: peakBytes === null ? "" : bytes(peakBytes), value: peakBytes ?? undefined },
     { text: Math.sqrt(verification.meanSquareError).toExponential(1), value: verification.meanSquareError },
+    { text: kernel },
     { text: verification.against },
   ];
 }

@@ -12,6 +12,8 @@ export interface Subject {
    * @returns how many copies there are
    */
   takeTurns?(): number;
+  /** The kernel that `call` runs, where it is one. */
+  readonly kernel?: string | undefined;
   /** Compares results with the truth. */
   verify(results: Results): Promise<Verification>;
 }

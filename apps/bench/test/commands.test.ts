@@ -59,6 +59,7 @@ describe("run", () => {
       for (const outcome of outcomes) {
         expect(outcome, outcome.id).toMatchObject({
           outcome: "measured",
+          kernel: expect.stringMatching(/^(tiled-|forward|backward|decode)/) as string,
           verification: { ok: true },
           timing: { timer: "wall" },
         });
