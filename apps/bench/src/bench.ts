@@ -4,6 +4,7 @@ import { measure, wallClock, LEAST_SAMPLES, type Clock } from "./measure.ts";
 import type { Outcome } from "./results.ts";
 import { place } from "./place.ts";
 import type { Results, Subject } from "./subject.ts";
+import { backwardCheckMs } from "./verify.ts";
 
 /** No case may take more than this share of the budget, so that a slow one leaves time for others and Ctrl-C is heard. */
 const MOST_OF_BUDGET = 1 / 4;
@@ -54,7 +55,7 @@ export async function* bench(
     const { facts } = item;
     await breathe();
     const callMs = flopsPerMs > 0 ? facts.flops / flopsPerMs : 0;
-    const neededMs = callMs * (2 + LEAST_SAMPLES);
+    const neededMs = callMs * (2 + LEAST_SAMPLES) + checkMs(item);
     const leftMs = Math.max(budgetMs - (performance.now() - start), 0);
     const budget = `the budget of ${budgetMs / 1000} s`;
     if (neededMs > budgetMs * MOST_OF_BUDGET) {
@@ -73,6 +74,11 @@ export async function* bench(
     if (outcome.outcome === "measured") flopsPerMs = Math.max(flopsPerMs, facts.flops / outcome.timing.medianMs);
     yield outcome;
   }
+}
+
+/** How long checking takes, where that is long: nothing is heard meanwhile, not even Ctrl-C. */
+function checkMs(item: Case): number {
+  return item.kind === "attention" && item.facts.pass === "backward" ? backwardCheckMs(item.problem) : 0;
 }
 
 interface CaseOptions extends Pick<BenchOptions, "open" | "deviceTimer" | "sampleMs"> {

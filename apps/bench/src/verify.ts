@@ -2,7 +2,7 @@
  * Nothing is timed, drawn or written down that did not pass here. Both gates of the project: every element, and the
  * normalised mean square error of the whole, always as `!(error <= bound)` so that NaN fails.
  */
-import { roundTo, step, type AttentionProblem, type FloatDType } from "@fa/core";
+import { countFlops, roundTo, step, type AttentionProblem, type FloatDType } from "@fa/core";
 import { naiveAttention, type AttentionData, type AttentionNumbers } from "@fa/core/reference";
 
 /** How far a result is from the truth. Made by `verdict`, from both. */
@@ -213,6 +213,16 @@ export function takeRows(values: Float64Array, Sq: number, width: number, rows: 
 
 /** A backward pass in float64 costs five products a pair: the query heads of this many key heads prove enough. */
 const KEY_HEADS_TO_CHECK = 2;
+
+/** Multiplications and additions of the definition in JavaScript, about; rounding every step to a half type costs as much again. */
+const FLOPS_A_MS = 1e6;
+
+/** Milliseconds that checking a backward pass takes, about; a forward is checked in half a second. */
+export function backwardCheckMs(problem: AttentionProblem): number {
+  const { B, Hkv, dtype } = problem;
+  const share = Math.min(KEY_HEADS_TO_CHECK / (B * Hkv), 1);
+  return ((countFlops(problem) * share) / FLOPS_A_MS) * (dtype === "float32" ? 1 : 2);
+}
 
 export interface SomeHeads {
   /** Whether query head h of batch b is checked. */

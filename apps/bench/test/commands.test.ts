@@ -92,6 +92,23 @@ describe("run", () => {
     expect(outcome.peakBytes).toBeLessThan(2 * outcome.bytes);
   });
 
+  test("a backward pass that takes too long to check is skipped, and says so", async () => {
+    const { code, out } = await fa(
+      "run",
+      "--backend",
+      "wasm",
+      "--pass",
+      "backward",
+      "--sizes",
+      "64,8192",
+      "--budget",
+      "20",
+    );
+    expect(code).toBe(0);
+    expect(out).toMatch(/S 64 +[\d.]+ ± /);
+    expect(out).toMatch(/S 8192 +skipped: needs \d+ s, over a quarter of the budget of 20 s/);
+  });
+
   test("of several back ends one that is not there says why, the others run, exit code 1", async () => {
     const { code, out, complaints } = await fa("run", ...small, "--backend", "cuda,reference");
     expect(code).toBe(1);
