@@ -290,6 +290,7 @@ export class WebgpuBackend implements Backend {
     const { judge, kernels } = recording;
     this.#end(recording);
     const verdict = judge(`running kernel ${[...kernels].join(", ")}`);
+    void verdict.then((error) => error && this.#launcher.forgetState());
     void this.#follow(recording);
     return verdict;
   }

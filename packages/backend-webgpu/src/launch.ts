@@ -1,5 +1,5 @@
 import type { Plan } from "@fa/core";
-import { USAGE, type WebgpuBuffer } from "./buffers.ts";
+import { sizeClass, USAGE, type WebgpuBuffer } from "./buffers.ts";
 import type { Device } from "./device.ts";
 import { SHADERS } from "./generated/shaders.ts";
 import type { BufferWindow, DeviceLimits, Pass, WebgpuRow } from "./kernels/row.ts";
@@ -35,6 +35,7 @@ interface Dispatch {
   readonly groups: Map<string, GPUBindGroup>;
   readonly uniforms: GPUBuffer;
   readonly buffers: readonly BufferWindow[];
+  readonly stateBytes: number;
   readonly workgroups: readonly [number, number];
   readonly flops: number;
 }
@@ -57,6 +58,8 @@ export class Launcher {
   /** The one used last comes last. */
   readonly #prepared = new Map<string, Prepared>();
   #flopsADispatch = FIRST_FLOPS_A_DISPATCH;
+  /** All 0 between passes, so one for all of them. */
+  #state: GPUBuffer | undefined;
 
   constructor(device: Device, limits: DeviceLimits) {
     this.#device = device;
@@ -144,20 +147,31 @@ export class Launcher {
     this.#flopsADispatch = Math.max(this.#flopsADispatch, (flops / seconds) * SECONDS_A_DISPATCH);
   }
 
+  /** Of a run that failed, nobody knows whether it left the state as it should. */
+  forgetState(): void {
+    this.#state = undefined;
+  }
+
   dispose(): void {
+    this.#state?.destroy();
+    this.#state = undefined;
     for (const { dispatches } of this.#prepared.values()) for (const { uniforms } of dispatches) uniforms.destroy();
     this.#prepared.clear();
     this.#compiled.clear();
   }
 
-  #bindGroup({ compiled, groups, uniforms, buffers: windows }: Dispatch, buffers: BuffersByName): GPUBindGroup {
+  #bindGroup(
+    { compiled, groups, uniforms, buffers: windows, stateBytes }: Dispatch,
+    buffers: BuffersByName,
+  ): GPUBindGroup {
+    const gpuOf = (name: string): GPUBuffer => (name === "state" ? this.#stateOf(stateBytes) : buffers[name].gpu);
     let key = "";
-    for (const { name } of windows) key += `${numberOf(buffers[name].gpu)} `;
+    for (const { name } of windows) key += `${numberOf(gpuOf(name))} `;
     const known = groups.get(key);
     if (known) return known;
     const entries: GPUBindGroupEntry[] = [{ binding: 0, resource: { buffer: uniforms } }];
     for (const [n, { name, offset = 0, bytes }] of windows.entries()) {
-      const { gpu } = buffers[name];
+      const gpu = gpuOf(name);
       const size = bytes === undefined ? gpu.size - offset : Math.min(Math.ceil(bytes / 16) * 16, gpu.size - offset);
       entries.push({ binding: n + 1, resource: { buffer: gpu, offset, size } });
     }
@@ -167,7 +181,13 @@ export class Launcher {
     return made;
   }
 
-  #dispatchesOf({ shader, params, uniforms, buffers, workgroups, flops }: Pass): Dispatch[] {
+  /** One that is too small is not destroyed: encoders of callers may still hold it. */
+  #stateOf(bytes: number): GPUBuffer {
+    if (this.#state && this.#state.size >= bytes) return this.#state;
+    return (this.#state = this.#device.gpu.createBuffer({ size: sizeClass(bytes), usage: USAGE.STORAGE }));
+  }
+
+  #dispatchesOf({ shader, params, uniforms, buffers, stateBytes = 0, workgroups, flops }: Pass): Dispatch[] {
     const compiled = this.#pipeline(shader, params);
     const most = Math.max(1, Math.floor(this.#flopsADispatch / (flops / workgroups)));
     const dispatches: Dispatch[] = [];
@@ -180,6 +200,7 @@ export class Launcher {
         groups: new Map(),
         uniforms: this.#uniforms(words),
         buffers,
+        stateBytes,
         workgroups: [x, Math.ceil((end - first) / x)],
         flops: (flops / workgroups) * (end - first),
       });

@@ -71,7 +71,10 @@ export function compile(device: GPUDevice, { shader, params }: Pick<Pass, "shade
   return pipeline;
 }
 
-/** Runs passes in order on buffers of the names and contents given; resolves to what the buffers named hold then. */
+/**
+ * Runs passes in order on buffers of the names and contents given; resolves to what the buffers named hold then.
+ * @throws if they leave a word of `state` that is not 0
+ */
 export async function runPasses<N extends string>(
   device: GPUDevice,
   passes: readonly Pass[],
@@ -87,6 +90,8 @@ export async function runPasses<N extends string>(
     buffer.unmap();
     buffers.set(name, buffer);
   }
+  const stateBytes = Math.max(0, ...passes.map(({ stateBytes: bytes = 0 }) => bytes));
+  if (stateBytes > 0) buffers.set("state", device.createBuffer({ size: stateBytes, usage }));
   const pipelines = await Promise.all(passes.map((pass) => compile(device, pass)));
   device.pushErrorScope("validation");
   const encoder = device.createCommandEncoder();
@@ -114,15 +119,23 @@ export async function runPasses<N extends string>(
     compute.dispatchWorkgroups(x, Math.ceil(pass.workgroups / x));
     compute.end();
   }
-  const read = results.map((name) => {
+  const copyOf = (name: string): GPUBuffer => {
     const buffer = buffers.get(name)!;
     const copy = device.createBuffer({ size: buffer.size, usage: GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ });
     encoder.copyBufferToBuffer(buffer, 0, copy, 0, buffer.size);
-    return { name, copy };
-  });
+    return copy;
+  };
+  const read = results.map((name) => ({ name, copy: copyOf(name) }));
+  const state = stateBytes > 0 ? copyOf("state") : undefined;
   device.queue.submit([encoder.finish()]);
   const error = await device.popErrorScope();
   if (error) throw new Error(error.message);
+  if (state) {
+    await state.mapAsync(GPUMapMode.READ);
+    const left = new Uint32Array(state.getMappedRange()).filter((word) => word !== 0).length;
+    if (left > 0) throw new Error(`${left} words of the state are not 0`);
+    state.destroy();
+  }
   const found = {} as Record<N, Uint8Array<ArrayBuffer>>;
   for (const { name, copy } of read) {
     await copy.mapAsync(GPUMapMode.READ);

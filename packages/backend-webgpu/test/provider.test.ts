@@ -38,7 +38,7 @@ describe.skipIf(!driver.here)("encode", () => {
 
   test.each([
     ["many rows", shape],
-    ["few rows, which need a workspace", [1, 2, 1, 16]],
+    ["few rows, whose workgroups pass on parts", [1, 2, 1, 16]],
   ])("records what attention runs, for the caller to submit: %s", async (_, rows) => {
     using few = fa.tensor(
       numbers.subarray(
@@ -83,6 +83,21 @@ describe.skipIf(!driver.here)("encode", () => {
     create.mockRestore();
   });
 
+  test("what was recorded runs right though a call came between that needs more state", async () => {
+    using few = fa.tensor(numbers.subarray(0, 32), { shape: [1, 2, 1, 16] });
+    using many = fa.empty({ shape: [8, 2, 40, 16] });
+    using rows = fa.empty({ shape: [8, 2, 1, 16] });
+    const expected = await fa.attention(few, q, q);
+    const encoder = device.createCommandEncoder();
+    const { out } = fa.encode(encoder, few, q, q);
+    const { out: other } = await fa.attention(rows, many, many);
+    await fa.sync();
+    device.queue.submit([encoder.finish()]);
+    expect(await out.data()).toEqual(await expected.out.data());
+    const { out: again } = await fa.attention(few, q, q);
+    expect(await again.data()).toEqual(await expected.out.data());
+    for (const tensor of [out, other, again, expected.out]) tensor.dispose();
+  });
   test("compiles in place what was not compiled before", () => {
     const encoder = device.createCommandEncoder();
     const { out } = fa.encode(encoder, q, q, q, { softcap: 7 });

@@ -36,6 +36,8 @@ function optionsOf(dtype: FloatDType, Sq: number, Skv: number): AttentionOptions
     { alibiSlopes, causal: true },
     { sinks },
     { dropout },
+    { bias, mask },
+    { causal: true, softcap: 5, bias, alibiSlopes, sinks, dropout },
     { causal: true, window: [9, -1], softcap: 5, bias, mask, alibiSlopes, sinks, dropout },
   ];
 }

@@ -27,6 +27,8 @@ export interface KernelRow {
   readonly steps?: readonly ScoreStepKind[] | undefined;
   /** Whether visibility may come with the user's mask; left out, it may. */
   readonly takesMask?: boolean | undefined;
+  /** Why it does not take a problem, where none of these facts says it. */
+  readonly refuses?: ((problem: Problem) => string | undefined) | undefined;
   /** Features of the device that it needs. */
   readonly needs: readonly string[];
   /** What it uses unless told otherwise. */
@@ -107,6 +109,8 @@ function whyNot(problem: Problem, caps: Capabilities, kernel: KernelRow, tile: T
     if (unknown) return `does not apply ${unknown.kind}`;
     if (kernel.takesMask === false && step(problem.program, "visibility")?.mask) return "does not apply a mask";
   }
+  const refused = kernel.refuses?.(problem);
+  if (refused !== undefined) return refused;
   const shared = kernel.sharedBytes?.(problem, tile) ?? 0;
   if (shared > caps.sharedBytes)
     return `a tile takes ${shared} bytes of fast memory; the device has ${caps.sharedBytes}`;

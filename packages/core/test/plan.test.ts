@@ -67,6 +67,12 @@ describe("the planner takes the first row that takes the problem", () => {
     ]);
   });
 
+  test("a row may refuse a problem for a reason of its own", () => {
+    const picky: KernelRow = { ...row, id: "picky", refuses: () => "does not like it" };
+    expect(plan(attention, device, [picky, row])).toMatchObject({ kernel: { id: "plain" } });
+    expect(reasonsOf(plan(attention, device, [picky]))).toEqual(["does not like it"]);
+  });
+
   test("a row may take head dims that are multiples of something, and no mask", () => {
     const eights = { ...row, id: "eights", headDim: { min: 8, max: 128, multipleOf: 8 }, takesMask: false };
     expect(plan(attention, device, [eights, row])).toMatchObject({ kernel: { id: "eights" } });

@@ -3,6 +3,7 @@ import { createAttention, type Attention } from "@fa/core";
 import { deviceDescriptor, webgpu } from "@fa/backend-webgpu";
 import type { GpuIdentity } from "../results.ts";
 import { chainsOf } from "./chains.ts";
+import COPY_WGSL, { COPY_BYTES_A_WORKGROUP } from "./copy-roof.ts";
 import { dawnVersion, MATRIX_FLAGS, openAdapter, SOFTWARE_FLAGS } from "./dawn.node.ts";
 import MATRIX_WGSL from "./matrix-roof.ts";
 
@@ -62,25 +63,23 @@ const GAUGES: Readonly<Record<GpuGaugeName, (gauged: Gauged) => Promise<number>>
   matrix: ({ device }) => matrixRate(device),
 };
 
-/** Of each of two buffers: many times what caches hold. */
+/** Of each of two buffers: many times what caches hold, and what a dispatch costs is nothing beside it. */
 const COPY_BYTES = 512 * 2 ** 20;
 const COPY_BYTES_SOFTWARE = 8 * 2 ** 20;
 
 async function copyRate({ device, software }: Gauged): Promise<number> {
   const size = software ? COPY_BYTES_SOFTWARE : COPY_BYTES;
-  const usage = 0x0004 | 0x0008; // COPY_SRC | COPY_DST
-  const [from, to] = [0, 1].map(() => device.createBuffer({ size, usage }));
-  const { pace, slope } = chainsOf((copies) =>
-    timed(device, (encoder) => {
-      for (let n = 0; n < copies; n++) encoder.copyBufferToBuffer(from, 0, to, 0, size);
-    }),
-  );
+  const buffers = [0, 1].map(() => device.createBuffer({ size, usage: 0x0080 | 0x0008 })); // STORAGE | COPY_DST
+  // Any bits but zeros, which a device might make less of.
+  const bits = Uint32Array.from({ length: 2 ** 20 }, (_, n) => Math.imul(n, 2654435761));
+  for (let at = 0; at < size; at += bits.byteLength) device.queue.writeBuffer(buffers[0], at, bits);
+  const dispatch = await dispatching(device, COPY_WGSL, buffers);
+  const { pace, slope } = chainsOf((copies) => dispatch(size / COPY_BYTES_A_WORKGROUP, copies));
   try {
     const { callsPerSample } = await pace();
     return (2 * size * 1000) / (await slope(callsPerSample));
   } finally {
-    from.destroy();
-    to.destroy();
+    for (const one of buffers) one.destroy();
   }
 }
 
@@ -92,40 +91,41 @@ const FLOPS = WORKGROUPS * ROUNDS * 8 * 8 * 2 * 16 ** 3;
 /** GFLOP/s of subgroup matrices; 0 where there are none. */
 export async function matrixRate(device: GPUDevice): Promise<number> {
   if (!device.features.has("chromium-experimental-subgroup-matrix")) return 0;
-  const module = device.createShaderModule({ code: MATRIX_WGSL });
-  const pipeline = await device.createComputePipelineAsync({ layout: "auto", compute: { module, entryPoint: "main" } });
   const buffer = (size: number, usage: number) => device.createBuffer({ size, usage: usage | 0x0008 });
   const [rounds, halves, sums] = [buffer(16, 0x0040), buffer(16384, 0x0080), buffer(1024 * 8, 0x0080)];
   device.queue.writeBuffer(rounds, 0, Uint32Array.of(ROUNDS));
   // Float16 from 0.5 to 2 of either sign: zeros would run cooler, and so faster.
   const bits = Uint16Array.from({ length: 8192 }, (_, n) => ((n * 40503) & 0x87ff) | 0x3800);
   device.queue.writeBuffer(halves, 0, bits);
-  const group = device.createBindGroup({
-    layout: pipeline.getBindGroupLayout(0),
-    entries: [rounds, halves, sums].map((one, binding) => ({ binding, resource: { buffer: one } })),
-  });
-  const { pace, slope } = chainsOf((dispatches) =>
-    timed(device, (encoder) => {
-      const pass = encoder.beginComputePass();
-      pass.setPipeline(pipeline);
-      pass.setBindGroup(0, group);
-      for (let n = 0; n < dispatches; n++) pass.dispatchWorkgroups(WORKGROUPS);
-      pass.end();
-    }),
-  );
+  const dispatch = await dispatching(device, MATRIX_WGSL, [rounds, halves, sums]);
+  const { pace, slope } = chainsOf((dispatches) => dispatch(WORKGROUPS, dispatches));
   const { callsPerSample } = await pace();
   const ms = await slope(callsPerSample);
   for (const one of [rounds, halves, sums]) one.destroy();
   return FLOPS / ms / 1e6;
 }
 
-/** Milliseconds from the submission of what is recorded to its end. */
-async function timed(device: GPUDevice, recordInto: (encoder: GPUCommandEncoder) => void): Promise<number> {
-  const encoder = device.createCommandEncoder();
-  recordInto(encoder);
-  const commands = encoder.finish();
-  const start = performance.now();
-  device.queue.submit([commands]);
-  await device.queue.onSubmittedWorkDone();
-  return performance.now() - start;
+/** Runs a shader of some workgroups so many times, one after the other; milliseconds from the submission to the end. */
+type Dispatching = (workgroups: number, times: number) => Promise<number>;
+
+async function dispatching(device: GPUDevice, code: string, buffers: readonly GPUBuffer[]): Promise<Dispatching> {
+  const module = device.createShaderModule({ code });
+  const pipeline = await device.createComputePipelineAsync({ layout: "auto", compute: { module, entryPoint: "main" } });
+  const group = device.createBindGroup({
+    layout: pipeline.getBindGroupLayout(0),
+    entries: buffers.map((buffer, binding) => ({ binding, resource: { buffer } })),
+  });
+  return async (workgroups, times) => {
+    const encoder = device.createCommandEncoder();
+    const pass = encoder.beginComputePass();
+    pass.setPipeline(pipeline);
+    pass.setBindGroup(0, group);
+    for (let n = 0; n < times; n++) pass.dispatchWorkgroups(workgroups);
+    pass.end();
+    const commands = encoder.finish();
+    const start = performance.now();
+    device.queue.submit([commands]);
+    await device.queue.onSubmittedWorkDone();
+    return performance.now() - start;
+  };
 }

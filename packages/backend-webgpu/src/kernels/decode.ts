@@ -1,47 +1,85 @@
-import { countFlops, FLOAT_DTYPES, SCORE_STEPS, step, type AttentionProblem, type Plan, type Tile } from "@fa/core";
+import {
+  countFlops,
+  EVERYTHING,
+  FLOAT_DTYPES,
+  keyRange,
+  SCORE_STEPS,
+  step,
+  type AttentionProblem,
+  type Plan,
+  type Tile,
+} from "@fa/core";
 import type { ShaderParams } from "../wgsl.ts";
 import { sharedWordsBytes, tensorParams, tensorWords } from "./forward.ts";
 import { piecesOf, type Piece } from "./pieces.ts";
 import { Words, type DeviceLimits, type Pass, type WebgpuRow } from "./row.ts";
-import { headBuffers, scoreParams, scoreUnits, scoreWords, withoutSteps } from "./score.ts";
+import { headBuffers, headTermsBytes, headTermsPasses, scoreParams, scoreUnits, scoreWords } from "./score.ts";
 
-/** Threads of a workgroup, and of the pass that joins the parts: a power of two, and no fewer than there are pieces. */
-const THREADS = 128;
-const COMBINE_THREADS = 256;
-/** Keys of a tile, and threads that share one. */
-const KEYS = 64;
-const LANES = 8;
-/** Units of k and v that a thread has on their way at a time. */
-const BATCH = 4;
+/** What can be tuned of `decode.wgsl`, all of it. */
+const TUNING = {
+  /** Threads of a workgroup. */
+  threads: 128,
+  /** Threads that share a key of a tile, at most; fewer where a row of k has fewer units. */
+  lanes: 16,
+  /** Keys of a tile that a thread has a share of. */
+  keys: 2,
+  /** Elements of k, and of v, that a thread has on their way at a time. */
+  ahead: 16,
+  /** Workgroups that the keys are split for: no more than a large card runs side by side. */
+  workgroups: 512,
+  /** Keys of a piece, at least, and what they are a multiple of. */
+  least: 64,
+  grain: 8,
+  /** Vectors of acc that a thread brings in at a time, when those of all groups of keys are summed. */
+  turn: 2,
+  /** Parts that a workgroup joins. */
+  fan: 8,
+} as const;
+
 /** Query rows of a key head, at most. */
 const MAX_ROWS = 16;
-/** Workgroups that the keys are split for: enough to fill a large card. */
-const WORKGROUPS = 512;
-/** Bytes of workgroup memory that every device has. */
-const LEAST_SHARED_BYTES = 16384;
-/** Pieces that the keys may be split into. */
-const MAX_SPLITS = COMBINE_THREADS;
 
-/** How the keys are split: by the shape alone, so that the bits of the result do not depend on the device. */
-function splitOf({ B, Hkv, Skv }: AttentionProblem): { readonly splits: number; readonly splitKeys: number } {
-  const tiles = Math.max(1, Math.ceil(Skv / KEYS));
-  const wanted = Math.min(Math.ceil(WORKGROUPS / Math.max(1, B * Hkv)), MAX_SPLITS, tiles);
-  const splitKeys = Math.ceil(tiles / wanted) * KEYS;
-  return { splits: Math.max(1, Math.ceil(Skv / splitKeys)), splitKeys };
+/** How the keys that some row sees are split: by the shape alone, so that the bits of a result do not depend on the device. */
+interface Split {
+  readonly splits: number;
+  /** Keys of each. */
+  readonly splitKeys: number;
+  /** Parts of a key head that `lib/parts.wgsl` joins, those it makes on the way too, and counters of its sets. */
+  readonly parts: number;
+  readonly counters: number;
 }
 
-/** Words of a row's part of the workspace: acc [Dv], m, l. */
-function partWords({ Dv }: AttentionProblem): number {
-  return Math.ceil(Dv / 4) * 4 + 4;
+function splitOf(problem: AttentionProblem): Split {
+  const { B, Hkv, Sq, Skv, program } = problem;
+  const { begin, end } = keyRange(step(program, "visibility")?.band ?? EVERYTHING, 0, Sq, Skv);
+  const most = Math.max(1, Math.floor(TUNING.workgroups / Math.max(1, B * Hkv)));
+  const splitKeys = Math.max(TUNING.least, Math.ceil((end - begin) / most / TUNING.grain) * TUNING.grain);
+  const splits = Math.max(1, Math.ceil((end - begin) / splitKeys));
+  let [parts, counters] = [0, 0];
+  for (let left = splits; left > 0;) {
+    const sets = Math.ceil(left / TUNING.fan);
+    parts += left;
+    counters += sets;
+    left = left > TUNING.fan ? sets : 0;
+  }
+  return { splits, splitKeys, parts, counters };
 }
 
 function rowsOf({ H, Hkv, Sq }: AttentionProblem): number {
   return (H / Hkv) * Sq;
 }
 
-function workspaceBytes(problem: AttentionProblem): number {
-  const { B, Hkv } = problem;
-  return B * Hkv * splitOf(problem).splits * rowsOf(problem) * partWords(problem) * 4;
+/** Vectors of four rows. */
+function vectorsOf(problem: AttentionProblem): number {
+  return Math.ceil(rowsOf(problem) / 4);
+}
+
+/** Where the parts begin in `state`, and words of them all. */
+function stateOf(problem: AttentionProblem): { readonly first: number; readonly words: number } {
+  const { B, Hkv, Dv } = problem;
+  const { parts, counters } = splitOf(problem);
+  const first = B * Hkv * counters;
+  return { first, words: first + B * Hkv * parts * rowsOf(problem) * (4 * Math.ceil(Dv / 4) + 2) };
 }
 
 /** The least power of two from 32 on that is not below. */
@@ -49,144 +87,133 @@ function powerOf2(size: number): number {
   return Math.max(32, 2 ** Math.ceil(Math.log2(size)));
 }
 
-function decodeParams(problem: AttentionProblem): ShaderParams {
+function decodeParams(problem: AttentionProblem, bound: ReadonlySet<string>) {
+  const { threads, keys: keysK, ahead, turn, fan } = TUNING;
   const tensor = tensorParams(problem);
-  const keysK = (KEYS * LANES) / THREADS;
+  const unit = tensor.UNIT;
   // Shaders differ by powers of two of D and Dv only.
   const depth = powerOf2(problem.D);
-  const rows4 = Math.ceil(rowsOf(problem) / 4);
   const columns = powerOf2(problem.Dv);
-  const turn =
-    [8, 4, 2].find(
-      (each) => each <= tensor.UNIT && sharedBytesOf(depth, tensor.UNIT, rows4, columns, each) <= LEAST_SHARED_BYTES,
-    ) ?? 1;
+  const lanes = Math.min(TUNING.lanes, depth / unit);
+  const keys = (threads * keysK) / lanes;
+  const rows4 = vectorsOf(problem);
+  const stride = unit * rows4 + 1;
+  // Groups of keys at least and at most: below a power of two of columns there are more.
+  const groups = (units: number): number => Math.min(keys, Math.floor(threads / units));
+  // What a thread has of a tile, and how much of it at a time: units of each of its keys, and rows of v.
+  const unitsK = Math.ceil(depth / unit / lanes);
+  const batchK = Math.min(unitsK, ahead / unit / keysK);
+  const keysV = Math.ceil(keys / groups(columns / unit));
+  const batchV = Math.min(keysV, ahead / unit);
   const params = scoreParams(problem);
-  let binding = 4;
+  let binding = 5;
   const next = (present: unknown): number => (present ? ++binding : 0);
   return {
     ...params,
     ...tensor,
     RAW: scoreUnits(problem).raw,
     NEGATIVE: scoreUnits(problem).negative,
-    THREADS,
-    KEYS,
-    LANES,
+    THREADS: threads,
+    KEYS: keys,
+    KEY_WORDS: Math.ceil(keys / 32),
+    LANES: lanes,
     ROWS4: rows4,
-    QS: tensor.UNIT * rows4 + 1,
-    DEPTH: depth,
+    QS: stride,
+    Q_VECTORS: Math.max(unitsK * lanes * stride, columns),
     KEYS_K: keysK,
-    BATCH_K: Math.min(Math.ceil(depth / tensor.UNIT / LANES), BATCH / keysK),
-    BATCH_V: BATCH,
-    SUMS: Math.max(LANES * KEYS, THREADS * turn),
-    // Threads that hold a share of l.
-    HOLDERS: Math.min(THREADS, KEYS),
-    // Vectors of acc that a thread brings in at a time, when the shares of all are summed.
-    TURN: turn,
+    BATCH_K: batchK,
+    K_ROUNDS: Math.ceil(unitsK / batchK),
+    BATCH_V: batchV,
+    V_ROUNDS: Math.ceil(keysV / batchV),
+    SUMS: Math.max(lanes * keys, threads * turn),
+    TURN: Math.min(unit, turn),
     COLUMNS: columns,
+    GROUPS: columns === 32 ? keys : groups(columns / unit / 2),
+    FAN: fan,
+    // Parts that a thread has on their way at a time: a vector.
+    TAKEN: 4,
+    LSE: bound.has("lse"),
+    LSE_BINDING: next(bound.has("lse")),
     BIAS_BINDING: next(params["BIAS"]),
     MASK_BINDING: next(params["MASK"]),
-    HEAD_BINDING: next(params["ALIBI"]),
-  };
+    HEAD_BINDING: next(headBuffers(problem).length),
+  } satisfies ShaderParams;
 }
 
-function combineParams(problem: AttentionProblem, hasLse: boolean): ShaderParams {
-  const params = scoreParams(problem);
-  let binding = 2;
-  const next = (present: unknown): number => (present ? ++binding : 0);
-  return {
-    ...params,
-    ...tensorParams(problem),
-    THREADS: COMBINE_THREADS,
-    LSE: hasLse,
-    LSE_BINDING: next(hasLse),
-    HEAD_BINDING: next(params["SINKS"]),
-  };
-}
-
-function passes({ problem, tile }: Plan<AttentionProblem>, limits: DeviceLimits, bound: ReadonlySet<string>): Pass[] {
-  const { B, H, Hkv, Sq, program } = problem;
+function passes(
+  { problem, tile }: Plan<AttentionProblem>,
+  limits: DeviceLimits,
+  bound: ReadonlySet<string>,
+): readonly Pass[] {
+  const { B, Hkv, Sq, program } = problem;
   if (B * Sq === 0) return [];
-  const { splits } = splitOf(problem);
-  // Sinks only count in the end, all other steps only before.
-  const scored = withoutSteps(problem, "sinks");
-  const joined = withoutSteps(problem, "softcap", "bias", "alibi", "visibility");
-  const hasLse = bound.has("lse");
-  const inputs = ["q", "k", "v"];
+  const names = ["q", "k", "v", "out"];
   const extras: string[] = [];
+  if (bound.has("lse")) extras.push("lse");
   if (step(program, "bias")) extras.push("bias");
   if (step(program, "visibility")?.mask) extras.push("mask");
-  const results = hasLse ? ["out", "lse"] : ["out"];
-  const ofHead = splits * rowsOf(problem) * partWords(problem);
-  const pieces = piecesOf(problem, [...inputs, ...extras, ...results], limits, Infinity, {
-    workspace: { bytes: 4, batch: Hkv * ofHead, head: ofHead, row: 0, inner: ofHead, keys: true },
-  });
-  const seen = (piece: Piece, names: readonly string[]) =>
-    names.map((name) => (pieces.length === 1 ? { name } : piece.windows[name]));
-  const params = { decode: decodeParams(scored), combine: combineParams(joined, hasLse) };
+  const pieces = piecesOf(problem, [...names, ...extras], limits, Infinity);
+  const params = decodeParams(problem, bound);
   const flops = countFlops(problem);
-  return pieces.flatMap((piece): Pass[] => {
+  const made = headTermsPasses(problem);
+  for (const piece of pieces) {
     const heads = (piece.batch.to - piece.batch.from) * (piece.head.to - piece.head.from);
-    return [
-      {
-        shader: "decode.wgsl",
-        params: params.decode,
-        uniforms: decodeWords(problem, piece, tile).build(),
-        buffers: [
-          ...seen(piece, [...inputs, "workspace", ...extras]),
-          ...headBuffers(scored).map((name) => ({ name })),
-        ],
-        workgroups: heads * splits,
-        flops: (flops * heads) / (B * Hkv),
-      },
-      {
-        shader: "combine.wgsl",
-        params: params.combine,
-        uniforms: combineWords(problem, piece).build(),
-        buffers: [...seen(piece, ["workspace", ...results]), ...headBuffers(joined).map((name) => ({ name }))],
-        workgroups: (heads * H * Sq) / Hkv,
-        flops: 2 * heads * ofHead,
-      },
-    ];
-  });
+    const seen = (name: string) => (pieces.length === 1 ? { name } : piece.windows[name]);
+    made.push({
+      shader: "decode.wgsl",
+      params,
+      uniforms: decodeWords(problem, piece, tile, params.KEYS).build(),
+      buffers: [
+        ...names.map(seen),
+        { name: "state" },
+        ...extras.map(seen),
+        ...headBuffers(problem).map((name) => ({ name })),
+      ],
+      stateBytes: Math.max(1, stateOf(problem).words) * 4,
+      workgroups: heads * splitOf(problem).splits,
+      flops: (flops * heads) / (B * Hkv),
+    });
+  }
+  return made;
 }
 
-function decodeWords(problem: AttentionProblem, piece: Piece, tile: Tile): Words {
+function decodeWords(problem: AttentionProblem, piece: Piece, tile: Tile, keys: number): Words {
   const { H, Hkv, Sq, Skv, D, Dv } = problem;
   const { windows, batch, head } = piece;
-  const { splits, splitKeys } = splitOf(problem);
-  const { toExponent } = scoreUnits(problem);
+  const { splits, splitKeys, parts, counters } = splitOf(problem);
+  const { toExponent, toLogit } = scoreUnits(problem);
   const words = scoreWords(new Words(), problem, {
     bias: windows["bias"]?.first ?? 0,
     mask: windows["mask"]?.first ?? 0,
   })
     .u32(batch.from, head.from, head.to - head.from)
-    .u32(H / Hkv, Hkv, Sq, Skv, D, Dv, splits, splitKeys, tile.kv)
-    .f32(toExponent);
-  return tensorWords(words, problem, windows, ["q", "k", "v"]).u32(windows["workspace"].first);
-}
-
-function combineWords(problem: AttentionProblem, piece: Piece): Words {
-  const { H, Hkv, Sq, Dv } = problem;
-  const { windows, batch, head } = piece;
-  const { toExponent, toLogit } = scoreUnits(problem);
-  const words = scoreWords(new Words(), problem)
-    .u32(batch.from, head.from, head.to - head.from)
-    .u32(H / Hkv, Hkv, Sq, Dv, splitOf(problem).splits)
+    .u32(H / Hkv, Hkv, Sq, Skv, D, Dv, splits, splitKeys, Math.min(tile.kv, keys))
+    .u32(counters, parts, stateOf(problem).first)
     .f32(toExponent, toLogit);
-  return tensorWords(words, problem, windows, ["out"]).u32(windows["lse"]?.first ?? 0, windows["workspace"].first);
-}
-
-function sharedBytesOf(depth: number, unit: number, rows4: number, columns: number, turn: number): number {
-  const vectors = (depth / unit) * (unit * rows4 + 1) + (KEYS + 8) * rows4 + Math.max(LANES * KEYS, THREADS * turn);
-  return vectors * 16 + sharedWordsBytes([(4 * rows4 * columns) / 32, KEYS / 32, 1]);
+  return tensorWords(words, problem, windows, ["q", "k", "v", "out"]).u32(windows["lse"]?.first ?? 0);
 }
 
 function sharedBytes(problem: AttentionProblem): number {
-  const { DEPTH, UNIT, ROWS4, COLUMNS, TURN } = decodeParams(withoutSteps(problem, "sinks"));
-  return sharedBytesOf(Number(DEPTH), Number(UNIT), Number(ROWS4), Number(COLUMNS), Number(TURN));
+  const { Q_VECTORS, SUMS, KEYS, KEY_WORDS, ROWS4, GROUPS, COLUMNS } = decodeParams(problem, new Set());
+  const words = [(4 * ROWS4 * COLUMNS) / 32, 2 * KEY_WORDS, 1, 1, step(problem.program, "dropout") ? KEYS : 0];
+  return (Q_VECTORS + SUMS + KEYS * ROWS4 + 2 * GROUPS) * 16 + sharedWordsBytes(words);
 }
 
-const TILE = { q: MAX_ROWS, kv: KEYS };
+/** Bytes of a tensor that every device shows to a shader. */
+const LEAST_BINDING_BYTES = 2 ** 27;
+
+function refuses(problem: AttentionProblem): string | undefined {
+  const { program } = problem;
+  // Every device shows eight tensors.
+  if (step(program, "bias") && step(program, "visibility")?.mask && headBuffers(problem).length > 0)
+    return "does not apply bias and mask together with ALiBi or sinks";
+  if (stateOf(problem).words * 4 > LEAST_BINDING_BYTES)
+    return "keeps parts of all heads in one binding, which they exceed";
+  return undefined;
+}
+
+/** Keys of D up to 32; a tile of wider heads has fewer. */
+const TILE = { q: MAX_ROWS, kv: 64 };
 
 /** Attention of few query rows: k and v are read once, by as many workgroups as fill the card. */
 export const DECODE: WebgpuRow<AttentionProblem> = {
@@ -199,7 +226,9 @@ export const DECODE: WebgpuRow<AttentionProblem> = {
   needs: [],
   tile: TILE,
   maxTile: TILE,
+  refuses: (problem) => refuses(problem as AttentionProblem),
   sharedBytes: (problem) => sharedBytes(problem as AttentionProblem),
-  workspaceBytes: (problem) => workspaceBytes(problem as AttentionProblem),
+  splits: (problem) => splitOf(problem as AttentionProblem).splits,
+  workspaceBytes: (problem) => headTermsBytes(problem as AttentionProblem),
   passes,
 };

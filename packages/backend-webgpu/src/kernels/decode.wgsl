@@ -1,10 +1,10 @@
 // Attention of few query rows that share a key head, as when a model writes its text: the rows of all query heads of the group
-// are taken together, so that k and v are read once, and the keys are split over workgroups. Each leaves m, l and acc of its
-// keys in the workspace, and combine.wgsl joins them.
+// are taken together, so that k and v are read once, and the keys are split over workgroups. What each of them leaves of its
+// keys, a part, is joined with the others' by whichever workgroup comes last, in the order of the keys.
 //
 // Row r of the R = Sq H / Hkv rows is query row r % Sq of head r / Sq of the group. Scores of four rows lie in one vector.
-// For q k^T, LANES threads share a key, each with every LANES-th unit of its row; for P v, a thread has one unit of the
-// columns and every key of its group.
+// For q k^T, LANES threads share a key, each with every LANES-th unit of its row. For P v, a thread has one unit of the columns
+// and every key of its group, and a group of keys has an m, l and acc of its own until the end: so a tile takes two barriers.
 
 //#include "lib/launch.wgsl"
 //#include "lib/score.wgsl"
@@ -25,35 +25,56 @@ struct DecodeArgs {
   // D and Dv.
   depth: u32,
   columns: u32,
-  // Pieces that the keys are split into, and keys of each.
+  // Pieces that the keys which some row sees are split into, and keys of each.
   splits: u32,
   split_keys: u32,
   // Keys of a tile, at most KEYS.
   tile_kv: u32,
+  // Counters and parts of a key head in `state`, and where the parts begin.
+  counters: u32,
+  parts: u32,
+  parts_first: u32,
   // As in forward.wgsl.
   to_exponent: f32,
+  to_logit: f32,
   // Strides in elements along batch, head and row, and elements before the window.
   q_batch: u32, q_head: u32, q_row: u32, q_first: u32,
   k_batch: u32, k_head: u32, k_row: u32, k_first: u32,
   v_batch: u32, v_head: u32, v_row: u32, v_first: u32,
-  // Words of the workspace before the window.
-  parts_first: u32,
+  out_batch: u32, out_head: u32, out_row: u32, out_first: u32,
+  lse_first: u32,
 }
 
 @group(0) @binding(0) var<uniform> args: DecodeArgs;
 @group(0) @binding(1) var<storage, read> q: array<Storage>;
 @group(0) @binding(2) var<storage, read> k: array<Storage>;
 @group(0) @binding(3) var<storage, read> v: array<Storage>;
-// [B, Hkv, splits, R] parts each: acc [Dv], filled up to a multiple of 4, then m, l and two words of nothing.
-@group(0) @binding(4) var<storage, read_write> parts: array<u32>;
+//#if OUT_WORDS == 4
+@group(0) @binding(4) var<storage, read_write> out: array<vec4u>;
+//#elif OUT_WORDS == 2
+@group(0) @binding(4) var<storage, read_write> out: array<vec2u>;
+//#elif OUT_WORDS == 1
+@group(0) @binding(4) var<storage, read_write> out: array<u32>;
+//#else
+@group(0) @binding(4) var<storage, read_write> out: array<atomic<u32>>;
+//#endif
+// All 0 before and after: counters [B, Hkv, counters] and parts [B, Hkv, parts] (lib/parts.wgsl).
+@group(0) @binding(5) var<storage, read_write> state: array<atomic<u32>>;
+//#if LSE
+@group(0) @binding(${LSE_BINDING}) var<storage, read_write> lse: array<u32>;
+//#endif
 //#if BIAS
 @group(0) @binding(${BIAS_BINDING}) var<storage, read> bias: array<u32>;
 //#endif
 //#if MASK
 @group(0) @binding(${MASK_BINDING}) var<storage, read> mask: array<u32>;
 //#endif
-//#if ALIBI
+//#if ALIBI && SINKS
+@group(0) @binding(${HEAD_BINDING}) var<storage, read> head_terms: array<u32>;
+//#elif ALIBI
 @group(0) @binding(${HEAD_BINDING}) var<storage, read> alibi_slopes: array<u32>;
+//#elif SINKS
+@group(0) @binding(${HEAD_BINDING}) var<storage, read> sinks: array<u32>;
 //#endif
 
 //#if NEGATIVE
@@ -63,19 +84,28 @@ const SIGN: f32 = -1.0;
 const SIGN: f32 = 1.0;
 //#endif
 
-// q transposed [D, R], four rows a vector, QS vectors a unit: one more than there are spreads them over the banks. D is at
-// most DEPTH, Dv at most COLUMNS.
-var<workgroup> q_smem: array<vec4f, ${DEPTH / UNIT * QS}>;
-// Products of the LANES threads of each key; or sums on their way between threads.
+// q transposed [D, R], four rows a vector, QS vectors a unit: one more than there are spreads them over the banks. In the end
+// acc of four rows, a vector a column. D is at most DEPTH, Dv at most COLUMNS.
+var<workgroup> q_smem: array<vec4f, ${Q_VECTORS}>;
+// Products [LANES, KEYS] of four rows; in the end sums on their way between threads.
 var<workgroup> sums_smem: array<vec4f, ${SUMS}>;
-// Scores, then probabilities [KEYS, R].
-var<workgroup> p_smem: array<vec4f, ${KEYS * ROWS4}>;
-// Row maxima of eight parts of the tile.
-var<workgroup> top_smem: array<vec4f, ${8 * ROWS4}>;
-// Bits: rows whose q is not finite, keys of the tile whose k is not, elements of acc whose row sees such an element of v.
+// Scores [KEYS, R].
+var<workgroup> s_smem: array<vec4f, ${KEYS * ROWS4}>;
+// m and l of four rows, of groups of keys.
+var<workgroup> m_smem: array<vec4f, ${GROUPS}>;
+var<workgroup> l_smem: array<vec4f, ${GROUPS}>;
+// Bits: rows whose q is not finite, keys of this tile and of the next whose k is not, elements of acc whose row sees such an
+// element of v.
 var<workgroup> bad_rows_smem: atomic<u32>;
-var<workgroup> bad_keys_smem: array<atomic<u32>, ${KEYS / 32}>;
+var<workgroup> bad_keys_smem: array<atomic<u32>, ${2 * KEY_WORDS}>;
 var<workgroup> bad_out_smem: array<atomic<u32>, ${4 * ROWS4 * COLUMNS / 32}>;
+//#if DROPOUT
+// Bits of rows that keep a key.
+var<workgroup> kept_smem: array<u32, ${KEYS}>;
+//#endif
+
+//#include "lib/finish.wgsl"
+//#include "lib/parts.wgsl"
 
 // Marks elements of acc whose row sees an element of v, `bad` bits of column d on, that is not finite.
 fn mark_values(b: u32, h: u32, j: u32, d: u32, bad: u32) {
@@ -86,12 +116,12 @@ fn mark_values(b: u32, h: u32, j: u32, d: u32, bad: u32) {
   }
 }
 
-// Unit n of a row of k. Rows behind the last key are hidden, whatever they hold.
+// Unit n of a row of k.
 fn fetch_k(k_at: u32, j: u32, n: u32) -> vec4u {
   return load_k(k_at + j * args.k_row + n * ${UNIT}u, elements_at(n * ${UNIT}u, args.depth));
 }
 
-// The unit of a row of v from a column on. Columns behind Dv are not kept, rows behind the last key weigh 0.
+// The unit of a row of v from a column on. Columns behind Dv are not kept.
 fn fetch_v(v_at: u32, j: u32, column: u32) -> vec4u {
   return load_v(v_at + j * args.v_row + column, ${UNIT}u);
 }
@@ -113,7 +143,7 @@ fn main(
   @builtin(num_workgroups) count: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  // setup: q [R, D]; m, l [R]; acc [R, Dv]
+  // setup: q [R, D]; m, l [R] and acc [R, Dv] of each group of keys
   let index = workgroup_index(args.launch, id, count);
   if (index >= args.launch.end) {
     return;
@@ -126,7 +156,6 @@ fn main(
   let feature_units = (args.depth + ${UNIT - 1}u) / ${UNIT}u;
   let column_units = (args.columns + ${UNIT - 1}u) / ${UNIT}u;
   let groups = min(${THREADS}u / column_units, ${KEYS}u);
-  let part_words = (args.columns + 3u) / 4u * 4u + 4u;
   // Threads of q k^T have keys thread / LANES and so on; those of P v have one unit of the columns.
   let lane = thread % ${LANES}u;
   let first_key = thread / ${LANES}u;
@@ -135,28 +164,37 @@ fn main(
   let k_at = b * args.k_batch + kv_head * args.k_head - args.k_first;
   let v_at = b * args.v_batch + kv_head * args.v_head - args.v_first;
   let seen = key_range(0u, args.rows - 1u, args.keys);
-  let begin = max(seen.begin, split * args.split_keys);
-  let end = min(seen.end, (split + 1u) * args.split_keys);
-  // The first keys are on their way while q is staged.
+  let begin = min(seen.begin + split * args.split_keys, seen.end);
+  let end = min(begin + args.split_keys, seen.end);
+  // Read in the place of those behind it, which are hidden.
+  let last = max(end, 1u) - 1u;
+  // The first keys and values are on their way while q is staged.
   //#for t in BATCH_K
   //#for n in KEYS_K
-  var k${t}_${n} = fetch_k(k_at, begin + first_key + ${n * THREADS / LANES}u, lane + ${t * LANES}u);
+  var k${t}_${n} = fetch_k(k_at, min(begin + first_key + ${n * THREADS / LANES}u, last), lane + ${t * LANES}u);
   //#endfor
   //#endfor
-  for (var n = thread; n < feature_units * ${4 * ROWS4}u; n += ${THREADS}u) {
-    let r = n % ${4 * ROWS4}u;
-    let d = n / ${4 * ROWS4}u * ${UNIT}u;
-    let at = b * args.q_batch + (h + r / args.rows) * args.q_head + r % args.rows * args.q_row - args.q_first;
-    var unit = load_q(at + d, select(0u, elements_at(d, args.depth), r < rows));
-    if (any(nonfinite4(${DTYPE}u, unit) != vec4u())) {
-      atomicOr(&bad_rows_smem, 1u << r);
-      unit &= ~nonfinite_elements(unit);
+  //#for n in BATCH_V
+  var v${n} = fetch_v(v_at, min(begin + key_group + ${n}u * groups, last), column);
+  //#endfor
+  for (var n = thread; n < feature_units * ${ROWS4}u; n += ${THREADS}u) {
+    let d = n / ${ROWS4}u * ${UNIT}u;
+    //#for x in 4
+    let r${x} = n % ${ROWS4}u * 4u + ${x}u;
+    let at${x} = b * args.q_batch + (h + r${x} / args.rows) * args.q_head + r${x} % args.rows * args.q_row - args.q_first;
+    var unit${x} = load_q(at${x} + d, select(0u, elements_at(d, args.depth), r${x} < rows));
+    if (any(nonfinite4(${DTYPE}u, unit${x}) != vec4u())) {
+      atomicOr(&bad_rows_smem, 1u << r${x});
+      unit${x} &= ~nonfinite_elements(unit${x});
     }
+    //#endfor
     //#for part in UNIT / 4
     {
-      let x = unit_vector(unit, ${part}u) * SIGN;
+      //#for x in 4
+      let x${x} = unit_vector(unit${x}, ${part}u) * SIGN;
+      //#endfor
       //#for e in 4
-      q_smem[n / ${4 * ROWS4}u * ${QS}u + ${(4 * part + e) * ROWS4}u + r / 4u][r % 4u] = x[${e}];
+      q_smem[n / ${ROWS4}u * ${QS}u + ${(4 * part + e) * ROWS4}u + n % ${ROWS4}u] = vec4f(x0[${e}], x1[${e}], x2[${e}], x3[${e}]);
       //#endfor
     }
     //#endfor
@@ -168,34 +206,31 @@ fn main(
   var acc${r}_${e} = vec4f();
   //#endfor
   //#endfor
+  workgroupBarrier();
 
+  // Which half of bad_keys_smem is this tile's.
+  var flags = 0u;
   for (var j0 = begin; j0 < end; j0 += args.tile_kv) {
     let j1 = min(j0 + args.tile_kv, end);
-    if (thread < ${KEYS / 32}u) {
-      atomicStore(&bad_keys_smem[thread], 0u);
-    }
-    workgroupBarrier();
     // load, scores: S = q k^T [R, KEYS], each thread its share of the features
     //#for n in KEYS_K
     //#for r in ROWS4
     var s${n}_${r} = vec4f();
     //#endfor
     //#endfor
-    // The first rows of v are on their way meanwhile.
-    //#for n in BATCH_V
-    var v${n} = fetch_v(v_at, j0 + key_group + ${n}u * groups, column);
-    //#endfor
+    //#if K_ROUNDS == 1
+    {
+      let first = lane;
+    //#else
     for (var first = lane; first < feature_units; first += ${LANES * BATCH_K}u) {
       if (first != lane) {
         //#for t in BATCH_K
         //#for n in KEYS_K
-        k${t}_${n} = fetch_k(k_at, j0 + first_key + ${n * THREADS / LANES}u, first + ${t * LANES}u);
+        k${t}_${n} = fetch_k(k_at, min(j0 + first_key + ${n * THREADS / LANES}u, last), first + ${t * LANES}u);
         //#endfor
         //#endfor
       }
-      //#for t in BATCH_K
-      let d${t} = (first + ${t * LANES}u) * ${UNIT}u;
-      //#endfor
+    //#endif
       //#for n in KEYS_K
       {
         var watched = vec4u();
@@ -203,15 +238,16 @@ fn main(
         watched = watch(watched, k${t}_${n});
         //#endfor
         if (was_bad(watched)) {
-          atomicOr(&bad_keys_smem[(first_key + ${n * THREADS / LANES}u) / 32u], 1u << ((first_key + ${n * THREADS / LANES}u) % 32u));
+          let c = first_key + ${n * THREADS / LANES}u;
+          atomicOr(&bad_keys_smem[flags + c / 32u], 1u << (c % 32u));
           //#for t in BATCH_K
           k${t}_${n} &= ~nonfinite_elements(k${t}_${n});
           //#endfor
         }
       }
       //#endfor
+      // Behind D k and q are 0.
       //#for t in BATCH_K
-      if (d${t} < args.depth) {
         //#for part in UNIT / 4
         {
           //#for n in KEYS_K
@@ -229,9 +265,14 @@ fn main(
           //#endfor
         }
         //#endfor
-      }
       //#endfor
     }
+    // The next keys are on their way from here on.
+    //#for t in BATCH_K
+    //#for n in KEYS_K
+    k${t}_${n} = fetch_k(k_at, min(j1 + first_key + ${n * THREADS / LANES}u, last), lane + ${t * LANES}u);
+    //#endfor
+    //#endfor
     //#for r in ROWS4
     //#if r > 0
     workgroupBarrier();
@@ -242,90 +283,92 @@ fn main(
     workgroupBarrier();
     for (var c = thread; c < ${KEYS}u; c += ${THREADS}u) {
       var s = sums_smem[c];
-      for (var x = 1u; x < ${LANES}u; x++) {
-        s += sums_smem[x * ${KEYS}u + c];
-      }
-      p_smem[c * ${ROWS4}u + ${r}u] = s;
-    }
-    //#endfor
-    let bad_rows = atomicLoad(&bad_rows_smem);
-    for (var c = thread; c < ${KEYS}u; c += ${THREADS}u) {
+      //#for x in LANES - 1
+      s += sums_smem[${(x + 1) * KEYS}u + c];
+      //#endfor
       let j = j0 + c;
-      let bad = select(bad_rows, 0xffffffffu, (atomicLoad(&bad_keys_smem[c / 32u]) & (1u << (c % 32u))) != 0u);
+      let bad_key = (atomicLoad(&bad_keys_smem[flags + c / 32u]) & (1u << (c % 32u))) != 0u;
+      let bad = select(atomicLoad(&bad_rows_smem) >> ${4 * r}u, 15u, bad_key);
       //#if RAW && !MASK
-      let plain = bad == 0u && j >= seen.full_begin && j < min(j1, seen.full_end);
+      if ((bad & 15u) != 0u || j < seen.full_begin || j >= min(j1, seen.full_end)) {
       //#else
-      let plain = false;
-      //#endif
-      for (var r = 0u; !plain && r < rows; r++) {
-        let head = head_of(b, h + r / args.rows);
-        let i = r % args.rows;
-        var s = p_smem[c * ${ROWS4}u + r / 4u][r % 4u];
-        //#if !RAW
-        s = score(head, s, i, j);
-        //#endif
-        s = select(s, BAD, (bad & (1u << r)) != 0u);
-        s = select(HIDDEN, s, j < j1 && visible(head, i, j));
-        p_smem[c * ${ROWS4}u + r / 4u][r % 4u] = s;
-      }
-    }
-    workgroupBarrier();
-
-    // softmax: P = exp(S - m) [R, KEYS]
-    for (var n = thread; n < ${8 * ROWS4}u; n += ${THREADS}u) {
-      var top = vec4f(HIDDEN);
-      for (var c = n / ${ROWS4}u; c < ${KEYS}u; c += 8u) {
-        top = max(top, p_smem[c * ${ROWS4}u + n % ${ROWS4}u]);
-      }
-      top_smem[n] = top;
-    }
-    workgroupBarrier();
-    //#for r in ROWS4
-    {
-      let before = m${r};
-      for (var n = 0u; n < 8u; n++) {
-        m${r} = max(m${r}, top_smem[n * ${ROWS4}u + ${r}u]);
-      }
-      let alpha = select(exp2((subtrahend(before) - subtrahend(m${r})) * args.to_exponent), vec4f(), before == vec4f(HIDDEN));
-      l${r} *= alpha;
-      //#for e in UNIT
-      acc${r}_${e} *= alpha;
-      //#endfor
-    }
-    //#endfor
-    for (var c = thread; c < ${KEYS}u; c += ${THREADS}u) {
-      //#for r in ROWS4
       {
-        let s = p_smem[c * ${ROWS4}u + ${r}u];
-        var p = select(exp2((s - subtrahend(m${r})) * args.to_exponent), vec4f(), s == vec4f(HIDDEN));
-        l${r} += p;
-        //#if DROPOUT
-        for (var x = 0u; x < 4u; x++) {
-          let row = ${4 * r}u + x;
-          if (row < rows && dropout_factor(head_of(b, h + row / args.rows), row % args.rows, j0 + c) == 0.0) {
-            p[x] = 0.0;
-          }
+      //#endif
+        //#for x in 4
+        {
+          let row = ${4 * r + x}u;
+          let head = head_of(b, h + row / args.rows);
+          let i = row % args.rows;
+          //#if !RAW
+          s[${x}] = score(head, s[${x}], i, j);
+          //#endif
+          s[${x}] = select(s[${x}], BAD, (bad & (1u << ${x}u)) != 0u);
+          s[${x}] = select(HIDDEN, s[${x}], j < j1 && row < rows && visible(head, i, j));
         }
-        //#endif
-        p_smem[c * ${ROWS4}u + ${r}u] = p;
+        //#endfor
       }
-      //#endfor
+      s_smem[c * ${ROWS4}u + ${r}u] = s;
+    }
+    //#endfor
+    //#if DROPOUT
+    for (var c = thread; c < ${KEYS}u; c += ${THREADS}u) {
+      var kept = 0u;
+      for (var row = 0u; row < rows; row++) {
+        let factor = dropout_factor(head_of(b, h + row / args.rows), row % args.rows, j0 + c);
+        kept |= select(0u, 1u << row, factor != 0.0);
+      }
+      kept_smem[c] = kept;
+    }
+    //#endif
+    // The next tile's flags: nobody has looked at them since the tile before.
+    if (thread < ${KEY_WORDS}u) {
+      atomicStore(&bad_keys_smem[${KEY_WORDS}u - flags + thread], 0u);
     }
     workgroupBarrier();
 
-    // accumulate: acc += P v [R, Dv], each thread its share of the keys; the next ones are on their way
-    //#for t in BATCH_K
-    //#for n in KEYS_K
-    k${t}_${n} = fetch_k(k_at, j1 + first_key + ${n * THREADS / LANES}u, lane + ${t * LANES}u);
-    //#endfor
-    //#endfor
+    // softmax: P = exp(S - m) [R, KEYS]; accumulate: acc += P v [R, Dv]; each thread the keys of its group
     if (key_group < groups) {
+      //#if V_ROUNDS == 1
+      {
+        let batch = 0u;
+      //#else
       for (var batch = 0u; batch * groups < ${KEYS}u; batch += ${BATCH_V}u) {
         if (batch > 0u) {
           //#for n in BATCH_V
-          v${n} = fetch_v(v_at, j0 + key_group + (batch + ${n}u) * groups, column);
+          v${n} = fetch_v(v_at, min(j0 + key_group + (batch + ${n}u) * groups, last), column);
           //#endfor
         }
+      //#endif
+        //#for n in BATCH_V
+        let c${n} = key_group + (batch + ${n}u) * groups;
+        let at${n} = min(c${n}, ${KEYS - 1}u);
+        //#endfor
+        //#for r in ROWS4
+        //#for n in BATCH_V
+        var p${n}_${r} = select(vec4f(HIDDEN), s_smem[at${n} * ${ROWS4}u + ${r}u], c${n} < ${KEYS}u);
+        //#endfor
+        {
+          var top = m${r};
+          //#for n in BATCH_V
+          top = max(top, p${n}_${r});
+          //#endfor
+          if (any(top > m${r})) {
+            let alpha = select(exp2((subtrahend(m${r}) - top) * args.to_exponent), vec4f(), m${r} == vec4f(HIDDEN));
+            l${r} *= alpha;
+            //#for e in UNIT
+            acc${r}_${e} *= alpha;
+            //#endfor
+            m${r} = top;
+          }
+        }
+        //#for n in BATCH_V
+        p${n}_${r} = select(exp2((p${n}_${r} - m${r}) * args.to_exponent), vec4f(), p${n}_${r} == vec4f(HIDDEN));
+        l${r} += p${n}_${r};
+        //#if DROPOUT
+        p${n}_${r} = select(vec4f(), p${n}_${r}, (vec4u(kept_smem[at${n}] >> ${4 * r}u) & vec4u(1u, 2u, 4u, 8u)) != vec4u());
+        //#endif
+        //#endfor
+        //#endfor
         {
           var watched = vec4u();
           //#for n in BATCH_V
@@ -345,67 +388,84 @@ fn main(
         }
         //#for n in BATCH_V
         {
-          let c = key_group + (batch + ${n}u) * groups;
-          if (c < ${KEYS}u) {
-            //#for part in UNIT / 4
-            let x${part} = unit_vector(v${n}, ${part}u);
-            //#endfor
-            //#for r in ROWS4
-            let p${r} = p_smem[c * ${ROWS4}u + ${r}u];
-            //#for e in UNIT
-            acc${r}_${e} = fma(p${r}, vec4f(x${e / 4}[${e % 4}]), acc${r}_${e});
-            //#endfor
-            //#endfor
-          }
+          //#for part in UNIT / 4
+          let x${part} = unit_vector(v${n}, ${part}u);
+          //#endfor
+          //#for r in ROWS4
+          //#for e in UNIT
+          acc${r}_${e} = fma(p${n}_${r}, vec4f(x${e / 4}[${e % 4}]), acc${r}_${e});
+          //#endfor
+          //#endfor
         }
         //#endfor
       }
     }
-    workgroupBarrier();
+    // The next values are on their way from here on.
+    //#for n in BATCH_V
+    v${n} = fetch_v(v_at, min(j1 + key_group + ${n}u * groups, last), column);
+    //#endfor
+    flags = ${KEY_WORDS}u - flags;
   }
 
-  // finish: acc [R, Dv], m and l [R] of these keys
-  let part_at = (((b * args.key_heads + kv_head) * args.splits + split) * rows) * part_words - args.parts_first;
+  // finish: acc [R, Dv], m and l [R] of all groups of keys are a part
+  let group = Group(b, h, rows, (args.columns + 3u) / 4u);
+  let head_index = b * args.key_heads + kv_head;
+  let parts_at = args.parts_first + head_index * args.parts * part_words(group);
   //#for r in ROWS4
-  workgroupBarrier();
-  sums_smem[thread] = l${r};
-  workgroupBarrier();
-  if (thread < 8u) {
+  {
+    workgroupBarrier();
+    if (key_group < groups && column == 0u) {
+      m_smem[key_group] = m${r};
+    }
+    workgroupBarrier();
+    var top = vec4f(HIDDEN);
+    for (var n = 0u; n < groups; n++) {
+      top = max(top, m_smem[n]);
+    }
+    let share = weight4(m${r}, top);
+    if (key_group < groups && column == 0u) {
+      l_smem[key_group] = l${r} * share;
+    }
+    //#for turn in UNIT / TURN
+    //#if turn > 0
+    workgroupBarrier();
+    //#endif
+    //#for e in TURN
+    sums_smem[thread * ${TURN}u + ${e}u] = acc${r}_${turn * TURN + e} * share;
+    //#endfor
+    workgroupBarrier();
+    for (var n = thread; n < column_units * ${TURN}u; n += ${THREADS}u) {
+      var x = vec4f();
+      for (var each = 0u; each < groups; each++) {
+        x += sums_smem[each * column_units * ${TURN}u + n];
+      }
+      q_smem[n / ${TURN}u * ${UNIT}u + ${turn * TURN}u + n % ${TURN}u] = x;
+    }
+    //#endfor
+    workgroupBarrier();
     var l = vec4f();
-    for (var n = thread; n < ${HOLDERS}u; n += 8u) {
-      l += sums_smem[n];
+    for (var n = 0u; n < groups; n++) {
+      l += l_smem[n];
     }
-    top_smem[thread] = l;
-  }
-  workgroupBarrier();
-  if (thread < 4u && ${4 * r}u + thread < rows) {
-    var l = 0.0;
-    for (var n = 0u; n < 8u; n++) {
-      l += top_smem[n][thread];
-    }
-    let at = part_at + (${4 * r}u + thread) * part_words + part_words - 4u;
-    parts[at] = bitcast<u32>(m${r}[thread]);
-    parts[at + 1u] = bitcast<u32>(l);
-  }
-  //#for turn in UNIT / TURN
-  workgroupBarrier();
-  //#for e in TURN
-  sums_smem[thread * ${TURN}u + ${e}u] = acc${r}_${turn * TURN + e};
-  //#endfor
-  workgroupBarrier();
-  for (var n = thread; n < column_units * ${TURN}u; n += ${THREADS}u) {
-    var x = vec4f();
-    for (var group = 0u; group < groups; group++) {
-      x += sums_smem[group * column_units * ${TURN}u + n];
-    }
-    let d = n / ${TURN}u * ${UNIT}u + ${turn * TURN}u + n % ${TURN}u;
-    for (var row = 0u; row < 4u && d < args.columns; row++) {
-      if (${4 * r}u + row < rows) {
-        let bad = (atomicLoad(&bad_out_smem[(${4 * r}u + row) * ${COLUMNS / 32}u + d / 32u]) & (1u << (d % 32u))) != 0u;
-        parts[part_at + (${4 * r}u + row) * part_words + d] = select(finite_or_nan(x[row]), 0x7fc00000u, bad);
+    for (var n = thread; n < 4u * group.vectors; n += ${THREADS}u) {
+      let x = n / group.vectors;
+      let row = ${4 * r}u + x;
+      let d = (n - x * group.vectors) * 4u;
+      if (row < rows) {
+        let bad = (atomicLoad(&bad_out_smem[row * ${COLUMNS / 32}u + d / 32u]) >> (d % 32u)) & 15u;
+        let bits = vec4u(
+          finite_or_nan(q_smem[d][x]),
+          finite_or_nan(q_smem[d + 1u][x]),
+          finite_or_nan(q_smem[d + 2u][x]),
+          finite_or_nan(q_smem[d + 3u][x]),
+        );
+        let marked = select(bits, vec4u(0x7fc00000u), (vec4u(bad) & vec4u(1u, 2u, 4u, 8u)) != vec4u());
+        let m_x = select(select(top.x, top.y, x == 1u), select(top.z, top.w, x == 3u), x > 1u);
+        let l_x = select(select(l.x, l.y, x == 1u), select(l.z, l.w, x == 3u), x > 1u);
+        leave(group, parts_at + split * part_words(group), n + ${4 * r}u * group.vectors, row, Joined(marked, m_x, l_x));
       }
     }
   }
   //#endfor
-  //#endfor
+  join_parts(group, thread, split, head_index * args.counters, parts_at);
 }

@@ -40,6 +40,11 @@ export interface Pass {
   /** The words of the uniforms after the launcher's four; floats as bits. */
   readonly uniforms: Uint32Array<ArrayBuffer>;
   readonly buffers: readonly BufferWindow[];
+  /**
+   * Bytes of the buffer `state` that it uses: device memory that is all 0 when the pass begins, and that it leaves all 0. By
+   * it workgroups of one dispatch pass on what they have.
+   */
+  readonly stateBytes?: number | undefined;
   /** In all; the shader counts them in one dimension. */
   readonly workgroups: number;
   /** Arithmetic of the pass, by which long ones are cut. */
