@@ -128,6 +128,13 @@ struct FaRead {
 
 namespace {
 
+/** The instance's device as this thread's, which asks less of the runtime than setting it. */
+cudaError_t use_device(const FaInstance* instance) {
+  int current = -1;
+  const cudaError_t error = cudaGetDevice(&current);
+  return error == cudaSuccess && current != instance->device ? cudaSetDevice(instance->device) : error;
+}
+
 FaStatus status_of(FaInstance* instance, cudaError_t error) {
   if (error == cudaSuccess) return FA_OK;
   describe(instance->error, error);
@@ -281,7 +288,7 @@ FaStatus fa_open(int device, FaInstance** instance, char error[256]) {
 }
 
 void fa_close(FaInstance* instance) {
-  cudaSetDevice(instance->device);
+  use_device(instance);
   cudaFreeAsync(instance->counters, instance->stream);
   cudaStreamSynchronize(instance->stream);
   instance->staging.clear();
@@ -293,25 +300,25 @@ const char* fa_error(const FaInstance* instance) { return instance->error; }
 void* fa_stream(const FaInstance* instance) { return instance->stream; }
 
 FaStatus fa_allocate(FaInstance* instance, size_t bytes, void** pointer) {
-  cudaError_t error = cudaSetDevice(instance->device);
+  cudaError_t error = use_device(instance);
   if (error == cudaSuccess) error = cudaMallocAsync(pointer, bytes, instance->stream);
   return status_of(instance, error);
 }
 
 FaStatus fa_free(FaInstance* instance, void* pointer) {
-  cudaError_t error = cudaSetDevice(instance->device);
+  cudaError_t error = use_device(instance);
   if (error == cudaSuccess) error = cudaFreeAsync(pointer, instance->stream);
   return status_of(instance, error);
 }
 
 FaStatus fa_fill(FaInstance* instance, void* pointer, int byte, size_t bytes) {
-  cudaError_t error = cudaSetDevice(instance->device);
+  cudaError_t error = use_device(instance);
   if (error == cudaSuccess) error = cudaMemsetAsync(pointer, byte, bytes, instance->stream);
   return status_of(instance, error);
 }
 
 FaStatus fa_upload(FaInstance* instance, void* to, const void* from, size_t bytes) {
-  cudaError_t error = cudaSetDevice(instance->device);
+  cudaError_t error = use_device(instance);
   for (size_t at = 0; at < bytes && error == cudaSuccess; at += PIECE_BYTES) {
     const size_t piece = std::min(PIECE_BYTES, bytes - at);
     std::unique_ptr<Staging> staging;
@@ -329,7 +336,7 @@ FaStatus fa_read_begin(FaInstance* instance, const void* from, size_t bytes, FaR
   auto made = std::make_unique<FaRead>();
   made->instance = instance;
   made->bytes = bytes;
-  cudaError_t error = cudaSetDevice(instance->device);
+  cudaError_t error = use_device(instance);
   if (error == cudaSuccess) error = instance->staging.take(bytes, made->staging);
   if (error == cudaSuccess && bytes > 0)
     error = cudaMemcpyAsync(made->staging->pointer, from, bytes, cudaMemcpyDeviceToHost, instance->stream);
@@ -345,7 +352,7 @@ FaStatus fa_read_begin(FaInstance* instance, const void* from, size_t bytes, FaR
 FaStatus fa_read_finish(FaRead* read, void* to, char error[256]) {
   const std::unique_ptr<FaRead> own(read);
   FaInstance* instance = own->instance;
-  cudaError_t failure = cudaSetDevice(instance->device);
+  cudaError_t failure = use_device(instance);
   if (failure == cudaSuccess) failure = cudaEventSynchronize(own->staging->copied);
   if (failure == cudaSuccess && own->bytes > 0) std::memcpy(to, own->staging->pointer, own->bytes);
   instance->staging.give(std::move(own->staging));
@@ -356,13 +363,13 @@ FaStatus fa_read_finish(FaRead* read, void* to, char error[256]) {
 }
 
 FaStatus fa_roof(FaInstance* instance, double* gflops) {
-  cudaError_t error = cudaSetDevice(instance->device);
+  cudaError_t error = use_device(instance);
   if (error == cudaSuccess) error = measure_roof(instance->processors, gflops, instance->stream);
   return status_of(instance, error);
 }
 
 FaStatus fa_run(FaInstance* instance, FaOp op, const double* slots) {
-  cudaError_t error = cudaSetDevice(instance->device);
+  cudaError_t error = use_device(instance);
   if (error != cudaSuccess) return status_of(instance, error);
   switch (op) {
     case FA_OP_CAST:

@@ -16,9 +16,6 @@ import { Buffers, type CudaBuffer, type PoolOptions } from "./buffers.ts";
 import type { Device, Launch } from "./device.ts";
 import { kernelTable, type CudaRow } from "./kernels.ts";
 
-/** Prepared plans that are kept. */
-const PREPARED_PLANS = 256;
-
 /** Rows and keys that kernels count in 32 bits, with room for the band. */
 const LONGEST = 2 ** 30;
 
@@ -37,8 +34,7 @@ export class CudaBackend implements Backend {
   readonly kernels: readonly KernelRow[];
   readonly #device: Device;
   readonly #buffers: Buffers;
-  /** Launches of plans; the one used last comes last. */
-  readonly #prepared = new Map<string, readonly Launch[]>();
+  readonly #prepared = new WeakMap<Plan, readonly Launch[]>();
   #disposed: Promise<void> | undefined;
 
   constructor(device: Device, probed: Probed, pool: PoolOptions) {
@@ -148,24 +144,18 @@ export class CudaBackend implements Backend {
   }
 
   #prepare(plan: Plan): readonly Launch[] {
-    const { problem, kernel, tile } = plan;
-    // JSON has no infinities: only the sides of a band are ever infinite, each in one direction, and come out as null.
-    const key = JSON.stringify([kernel.id, tile, problem]);
-    let prepared = this.#prepared.get(key);
-    if (prepared) {
-      this.#prepared.delete(key);
-    } else {
-      if ("Sq" in problem && Math.max(problem.Sq * (problem.H / problem.Hkv), problem.Skv) > LONGEST) {
-        throw new FaError(
-          "FA_UNSUPPORTED",
-          `cuda: sequences must have at most ${LONGEST} rows; got Sq=${problem.Sq}, Skv=${problem.Skv}. Split them.`,
-        );
-      }
-      prepared = (kernel as CudaRow).launches(plan as Plan<never>);
+    const known = this.#prepared.get(plan);
+    if (known) return known;
+    const { problem, kernel } = plan;
+    if ("Sq" in problem && Math.max(problem.Sq * (problem.H / problem.Hkv), problem.Skv) > LONGEST) {
+      throw new FaError(
+        "FA_UNSUPPORTED",
+        `cuda: sequences must have at most ${LONGEST} rows; got Sq=${problem.Sq}, Skv=${problem.Skv}. Split them.`,
+      );
     }
-    this.#prepared.set(key, prepared);
-    if (this.#prepared.size > PREPARED_PLANS) this.#prepared.delete(this.#prepared.keys().next().value!);
-    return prepared;
+    const launches = (kernel as CudaRow).launches(plan as Plan<never>);
+    this.#prepared.set(plan, launches);
+    return launches;
   }
 
   #own(buffer: DeviceBuffer): CudaBuffer {

@@ -78,6 +78,7 @@ export class Attention {
   readonly report: readonly CandidateReport[];
   readonly #backend: Backend;
   readonly #owner: TensorOwner & { disposed: boolean } = { disposed: false };
+  readonly #calls = new Map<string, Call>();
 
   /** @internal Use `createAttention`. */
   constructor(backend: Backend, report: readonly CandidateReport[]) {
@@ -174,7 +175,7 @@ export class Attention {
     }
     const from = x.dtype as FloatDType;
     const problem = { op: "cast", dtype: from, resultDType: dtype, elements: x.size } as const;
-    const { y } = await this.#run("cast", problem, bindings, { y: { shape: x.shape, dtype } });
+    const { y } = await this.#run("cast", this.#call("cast", problem, { y: { shape: x.shape, dtype } }), bindings);
     return y;
   }
 
@@ -195,9 +196,8 @@ export class Attention {
   attention(q: Tensor, k: Tensor, v: Tensor, options?: AttentionOptions): Promise<AttentionResult>;
   async attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Promise<AttentionResult> {
     const bindings = this.#bind("attention", { q, k, v }, options);
-    const problem = attentionProblem({ q, k, v }, options);
-    const results = await this.#run("attention", problem, bindings, attentionResults(problem, options));
-    return results as unknown as AttentionResult;
+    const call = this.#attentionCall(q, k, v, options);
+    return (await this.#run("attention", call, bindings)) as unknown as AttentionResult;
   }
 
   /**
@@ -217,14 +217,14 @@ export class Attention {
     const problem = attentionBackwardProblem({ q, k, v, out, lse, dout }, options);
     const { resultDType: dtype } = problem;
     const { bias, sinks } = options;
-    const results = await this.#run(where, problem, bindings, {
+    const call = this.#call(where, problem, {
       dq: { shape: q.shape, dtype },
       dk: { shape: k.shape, dtype },
       dv: { shape: v.shape, dtype },
       ...(bias && { dbias: bias }),
       ...(sinks && { dsinks: sinks }),
     });
-    return results as unknown as AttentionGradients;
+    return (await this.#run(where, call, bindings)) as unknown as AttentionGradients;
   }
 
   /**
@@ -269,7 +269,7 @@ export class Attention {
     const results = problem.split.map(
       (width, n) => [`y${n}`, { shape: [...features, width], dtype: problem.dtype }] as const,
     );
-    return Object.values(await this.#run(where, problem, bindings, Object.fromEntries(results)));
+    return Object.values(await this.#run(where, this.#call(where, problem, Object.fromEntries(results)), bindings));
   }
 
   /**
@@ -312,12 +312,12 @@ export class Attention {
       });
     }
     const problem = linearProblem(where, { x, weight }, widths, where);
-    const results = await this.#run(where, problem, bindings, {
+    const call = this.#call(where, problem, {
       dx: x,
       dweight: weight,
       dbias: { shape: [problem.N], dtype: problem.dtype },
     });
-    return results as unknown as LinearGradients;
+    return (await this.#run(where, call, bindings)) as unknown as LinearGradients;
   }
 
   /**
@@ -331,8 +331,8 @@ export class Attention {
     const problem = attentionProblem({ q, k, v }, options);
     const backend = this.#backend;
     if (!backend.encode) this.#lacks("encode", "lists of commands to record into");
-    const planned = this.#plan("encode", problem);
-    const made = this.#results("encode", attentionResults(problem, options));
+    const { planned, specs } = this.#call("encode", problem, attentionResults(problem, options));
+    const made = this.#results(specs);
     try {
       backend.encode(encoder, planned, { ...bindings, ...made.buffers });
       return made.tensors as unknown as AttentionResult;
@@ -398,24 +398,48 @@ export class Attention {
   /** The buffers of live tensors of this instance, by name; the tensors that options carry among them. */
   #bind(where: string, tensors: Readonly<Record<string, unknown>>, options: AttentionOptions = {}): Bindings {
     this.#checkOpen(where);
-    const all: Record<string, unknown> = { ...tensors };
+    const bindings: Record<string, Storage["buffer"]> = {};
+    for (const name in tensors) bindings[name] = this.#bufferOf(where, name, tensors[name]);
     if (typeof options === "object" && options !== null) {
-      for (const name of OPTION_TENSORS) if (options[name] !== undefined) all[name] = options[name];
+      for (const name of OPTION_TENSORS) {
+        const tensor: unknown = options[name];
+        if (tensor !== undefined) bindings[name] = this.#bufferOf(where, name, tensor);
+      }
     }
-    return Object.fromEntries(
-      Object.entries(all).map(([name, tensor]) => {
-        const { buffer } = storageOf(where, name, tensor);
-        if (Tensor.owner(tensor as Tensor) !== this.#owner) {
-          refuse("FA_TENSOR", {
-            where: `${where}(${name})`,
-            rule: `${name} must be a tensor of this instance`,
-            got: "a tensor of another Attention",
-            fix: "Read it with data() and make it anew with this instance's tensor().",
-          });
-        }
-        return [name, buffer];
-      }),
-    );
+    return bindings;
+  }
+
+  #bufferOf(where: string, name: string, tensor: unknown): Storage["buffer"] {
+    const { buffer } = storageOf(where, name, tensor);
+    if (Tensor.owner(tensor as Tensor) !== this.#owner) {
+      refuse("FA_TENSOR", {
+        where: `${where}(${name})`,
+        rule: `${name} must be a tensor of this instance`,
+        got: "a tensor of another Attention",
+        fix: "Read it with data() and make it anew with this instance's tensor().",
+      });
+    }
+    return buffer;
+  }
+
+  /** An `attention` call, validated and planned; of what was called before, as it was then. */
+  #attentionCall(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Call {
+    const key = callKey(q, k, v, options);
+    const known = key === undefined ? undefined : this.#calls.get(key);
+    if (known) return known;
+    const problem = attentionProblem({ q, k, v }, options);
+    const call = this.#call("attention", problem, attentionResults(problem, options));
+    if (key !== undefined) {
+      if (this.#calls.size === KNOWN_CALLS) this.#calls.delete(this.#calls.keys().next().value!);
+      this.#calls.set(key, call);
+    }
+    return call;
+  }
+
+  #call(where: string, problem: Problem, specs: ResultSpecs): Call {
+    const planned = this.#plan(where, problem);
+    for (const { shape } of Object.values(specs)) checkShape(where, shape);
+    return { planned, specs };
   }
 
   #plan<P extends Problem>(where: string, problem: P): Plan<P> {
@@ -425,12 +449,12 @@ export class Attention {
     return planned;
   }
 
-  /** Plans, allocates the results, and enqueues. On failure the results are freed and nothing else has changed. */
-  async #run(where: string, problem: Problem, inputs: Bindings, specs: ResultSpecs): Promise<Record<string, Tensor>> {
-    const planned = this.#plan(where, problem);
-    const { tensors, buffers, dispose } = this.#results(where, specs);
+  /** Allocates the results and enqueues. On failure the results are freed and nothing else has changed. */
+  async #run(where: string, { planned, specs }: Call, inputs: Bindings): Promise<Record<string, Tensor>> {
+    const { tensors, buffers, dispose } = this.#results(specs);
     try {
-      await this.#backend.run(planned, { ...inputs, ...buffers });
+      const running = this.#backend.run(planned, { ...inputs, ...buffers });
+      if (running) await running;
       return tensors;
     } catch (error) {
       dispose();
@@ -444,8 +468,7 @@ export class Attention {
   }
 
   /** New tensors for results, all or none. */
-  #results(where: string, specs: ResultSpecs) {
-    for (const { shape } of Object.values(specs)) checkShape(where, shape);
+  #results(specs: ResultSpecs) {
     const tensors: Record<string, Tensor> = {};
     const buffers: Record<string, Storage["buffer"]> = {};
     const dispose = (): void => {
@@ -471,6 +494,38 @@ export class Attention {
       fix: "Use it with webgpu().",
     });
   }
+}
+
+/** A call, validated and planned: what is the same whenever shapes, dtypes and options are. */
+interface Call {
+  readonly planned: Plan;
+  readonly specs: ResultSpecs;
+}
+
+/** Calls that an instance remembers. */
+const KNOWN_CALLS = 256;
+
+/**
+ * All that validation and planning see of an `attention` call, as text; undefined where options hold more than numbers, words, a window and
+ * tensors.
+ */
+function callKey(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): string | undefined {
+  let key = `${Tensor.kind(q)} ${Tensor.kind(k)} ${Tensor.kind(v)}`;
+  if (typeof options !== "object" || options === null) return undefined;
+  if (Object.getPrototypeOf(options) !== Object.prototype) return undefined;
+  for (const name of Object.keys(options)) {
+    const value: unknown = (options as Record<string, unknown>)[name];
+    if (typeof value === "number" || typeof value === "boolean" || value === undefined) key += ` ${name}=${value}`;
+    else if (typeof value === "string") key += ` ${name}=${JSON.stringify(value)}`;
+    else if (value instanceof Tensor) key += ` ${name}=${Tensor.kind(value)}`;
+    else if (isPair(value)) key += ` ${name}=[${value[0]},${value[1]}]`;
+    else return undefined;
+  }
+  return key;
+}
+
+function isPair(value: unknown): value is [number, number] {
+  return Array.isArray(value) && value.length === 2 && typeof value[0] === "number" && typeof value[1] === "number";
 }
 
 type ResultSpecs = Readonly<Record<string, { readonly shape: readonly number[]; readonly dtype: DType }>>;

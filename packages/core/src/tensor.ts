@@ -43,12 +43,13 @@ export class Tensor {
   readonly dtype: DType;
   readonly #owner: TensorOwner;
   #storage: Storage | undefined;
+  #kind: string | undefined;
 
   /** @internal Tensors come from an `Attention`. */
   constructor(owner: TensorOwner, storage: Storage, shape: readonly number[], dtype: DType) {
     this.#owner = owner;
     this.#storage = storage.retain();
-    this.shape = Object.freeze([...shape]);
+    this.shape = Object.isFrozen(shape) ? shape : Object.freeze([...shape]);
     this.dtype = dtype;
     dropped.register(this, { storage, owner }, this);
   }
@@ -111,6 +112,11 @@ export class Tensor {
   /** @internal */
   static storage(tensor: Tensor): Storage | undefined {
     return tensor.#storage;
+  }
+
+  /** @internal dtype and shape, as text */
+  static kind(tensor: Tensor): string {
+    return (tensor.#kind ??= `${tensor.dtype}[${tensor.shape.join()}]`);
   }
 
   /** @internal */

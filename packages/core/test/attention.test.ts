@@ -146,6 +146,55 @@ describe("the call", () => {
     expect(tiled.memory().currentBytes).toBe(currentBytes);
   });
 
+  test("calls that differ only in an option, a shape or a dtype are not taken for one another", async () => {
+    const fresh = async (options: AttentionOptions, shape: number[], dtype: FloatDType): Promise<Float64Array> => {
+      const fa = await createAttention({ backends: [reference()] });
+      const q = make(fa, noise(24, 1, "q"), shape, dtype);
+      const values = await read((await fa.attention(q, q, q, options)).out);
+      await fa.dispose();
+      return values;
+    };
+    const variants: AttentionOptions[] = [
+      {},
+      { causal: true },
+      { causal: "top-left", window: [1, 0] },
+      { window: [0, 1] },
+      { scale: 2 },
+      { softcap: 2 },
+      { layout: "bshd" },
+      { dropout: { p: 0.5, seed: 1 } },
+      { dropout: { p: 0.5, seed: 2 } },
+      { blockSize: { q: 1 } },
+    ];
+    for (let round = 0; round < 2; round++) {
+      for (const options of variants) {
+        for (const [shape, dtype] of [
+          [[1, 2, 3, 4], "float32"],
+          [[1, 3, 2, 4], "float32"],
+          [[1, 2, 3, 4], "float16"],
+        ] as const) {
+          const q = make(tiled, noise(24, 1, "q"), shape, dtype);
+          const { out } = await tiled.attention(q, q, q, options);
+          expect(await read(out)).toEqual(await fresh(options, [...shape], dtype));
+        }
+      }
+    }
+  });
+
+  test("a call that was made before is refused when it is wrong now", async () => {
+    const q = q4(tiled);
+    await tiled.attention(q, q, q, { causal: true });
+    await expect(tiled.attention(q, q, q, { causl: true } as AttentionOptions)).rejects.toMatchObject({
+      code: "FA_OPTION",
+    });
+    await expect(tiled.attention(q, q, q, { causal: "true" } as never)).rejects.toMatchObject({ code: "FA_OPTION" });
+    await expect(tiled.attention(q, q, q, new Map() as AttentionOptions)).rejects.toMatchObject({ code: "FA_OPTION" });
+    await tiled.attention(q, q, q);
+    await expect(tiled.attention(q, q, q, [] as AttentionOptions)).rejects.toMatchObject({ code: "FA_OPTION" });
+    q.dispose();
+    await expect(tiled.attention(q, q, q)).rejects.toMatchObject({ code: "FA_DISPOSED" });
+  });
+
   test("head dims of 256 work", async () => {
     const wide = make(tiled, noise(512, 1, "q"), [1, 2, 256], "float32");
     const { out } = await tiled.attention(wide, wide, wide);
