@@ -235,7 +235,8 @@ export function rooflineChart(file: ResultsFile, look: Look = PAPER): ChartOptio
       itemGap: 24,
       textStyle: { color: look.text, fontSize: 12 },
     },
-    grid: { left: 72, right: 32, top: 76, bottom: 86 },
+    // The legend wraps after about four names.
+    grid: { left: 72, right: 32, top: 76, bottom: 66 + 20 * Math.ceil(dots.length / 4) },
     xAxis: {
       ...axis,
       type: "log",
