@@ -111,10 +111,19 @@ const works = (command: string, ...args: string[]): string | undefined => {
   return status === 0 ? stdout.trim() : undefined;
 };
 
+/** What an addon was built from, as `packages/backend-cuda/tools/build.ts` has written beside it. */
+function sourcesOf(addon: string): string | undefined {
+  const stamp = join(dirname(addon), "stamp.json");
+  return existsSync(stamp) ? (JSON.parse(readFileSync(stamp, "utf8")) as { sources?: string }).sources : undefined;
+}
+
 /** The addon with PTX of compute_80 alone, which a newer GPU compiles as it loads it. */
 function ptxAddon(): { path: string; lacks?: string | undefined } {
   const given = flags.ptx ?? join(dirname(flags.addon), "ptx", "fa-cuda.node");
-  if (flags.ptx !== undefined || existsSync(given)) return { path: given };
+  if (flags.ptx !== undefined || existsSync(given)) {
+    const other = sourcesOf(given) !== sourcesOf(flags.addon);
+    return { path: given, lacks: other ? `${given} and the addon are of different sources` : undefined };
+  }
   const path = join(mkdtempSync(join(tmpdir(), "fa-ptx-")), "fa-cuda.node");
   if (works("nvcc", "--version") === undefined) return { path, lacks: "nvcc is not installed" };
   const { status, stderr } = spawnSync(process.execPath, [build, "--ptx", "--out", path], { encoding: "utf8" });
@@ -235,9 +244,8 @@ const machine = {
   runtime: `node ${process.versions.node}`,
 };
 const commit = process.env["FA_COMMIT"] ?? works("git", "-C", root, "rev-parse", "--short=12", "HEAD") ?? "unknown";
-/** What the addon was built from: what `packages/backend-cuda/tools/build.ts --release` asks for. */
-const stamp = join(dirname(flags.addon), "stamp.json");
-const { sources } = existsSync(stamp) ? (JSON.parse(readFileSync(stamp, "utf8")) as { sources?: string }) : {};
+// `packages/backend-cuda/tools/build.ts --release` asks for it.
+const sources = sourcesOf(flags.addon);
 const date = new Date().toISOString();
 const report = { schema: "fa-gpu-verify", version: 1, machine, date, commit, sources, results };
 const slug = name.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-");

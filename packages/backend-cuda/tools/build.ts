@@ -165,7 +165,8 @@ function stampOf({ sources, compile, link, compiler, archs }: Variant, binary: s
     compiler,
     archs,
     flags: sha256(hidden(JSON.stringify([sources.map((source) => compile(source)), link]))),
-    sources: hashOfSources(sources),
+    // All kernels, also those that this variant leaves out: addons of one state of the sources know each other.
+    sources: hashOfSources([...kernelSources, ...sources.filter((source) => !source.endsWith(".cu"))]),
     binary: sha256(readFileSync(binary)),
   };
   return `${JSON.stringify(content, undefined, 2)}\n`;
