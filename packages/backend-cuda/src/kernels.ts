@@ -71,9 +71,9 @@ const FAMILIES: Readonly<Record<FamilyName, Pick<KernelRow, "needs" | "steps"> &
 
 /** A piece of split keys has at least so many: below, starting it costs more than it saves. */
 const FEWEST_KEYS_A_SPLIT = { decode: 128, other: 256 };
-/** native/kernels has the same two. */
-const MOST_SPLITS = 128;
-const MOST_COUNTERS = 4096;
+/** native/kernels has the same two, which a test compares. */
+export const MOST_SPLITS = 128;
+export const MOST_COUNTERS = 4096;
 /** Blocks a multiprocessor that keep it busy. */
 const BLOCKS_A_PROCESSOR = { decode: 3, other: 2 };
 /** Part of the device that may stand idle, on average, while decode runs. */

@@ -7,7 +7,7 @@ import { afterAll, describe, expect, test } from "vitest";
 import { DTYPE, FAMILY, OP, SLOTS, STATUS, type Addon } from "../src/abi.ts";
 import { loadAddon } from "../src/addon.node.ts";
 import { cuda } from "../src/index.ts";
-import { ATTENTION_TILES } from "../src/kernels.ts";
+import { ATTENTION_TILES, MOST_COUNTERS, MOST_SPLITS } from "../src/kernels.ts";
 import { ADDON, complaints, emulatedAddon } from "../tools/build.ts";
 
 const header = readFileSync(new URL("../native/launch.h", import.meta.url), "utf8");
@@ -51,6 +51,14 @@ describe("abi.ts says what launch.h says", () => {
     expect(enumeration("FaDType").map((item) => camel(item, "FA_"))).toEqual(Object.keys(DTYPE));
     expect(enumeration("FaStatus").map((item) => camel(item, "FA_"))).toEqual(Object.keys(STATUS));
   });
+});
+
+test.each([
+  ["combine.cuh", "MOST_SPLITS", MOST_SPLITS],
+  ["table.h", "MOST_COUNTERS", MOST_COUNTERS],
+])("%s has the %s of kernels.ts", (file, name, value) => {
+  const source = readFileSync(new URL(`../native/kernels/${file}`, import.meta.url), "utf8");
+  expect(Number(new RegExp(`constexpr int ${name} = (\\d+);`).exec(source)?.[1])).toBe(value);
 });
 
 describe("a build fails on what a compiler says", () => {
