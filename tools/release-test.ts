@@ -97,19 +97,22 @@ async function cloneCheckout(): Promise<void> {
 /**
  * The CUDA addon is not in git: it is taken over from the checkout, if it may be published. If not, its package and the one around it stay
  * out of the rehearsal.
+ * @returns whether they take part
  */
-async function takeAddon(): Promise<void> {
+async function takeAddon(): Promise<boolean> {
   const folders = ["packages/backend-cuda", ADDON_PACKAGE];
   try {
     await run(process.execPath, ["packages/backend-cuda/tools/build.ts", "--release"], root, process.env);
     for (const file of ["fa-cuda.node", "stamp.json"])
       cpSync(join(root, ADDON_PACKAGE, file), join(clone, ADDON_PACKAGE, file));
+    return true;
   } catch (error) {
     console.log(`left out: ${folders.join(", ")}: ${(error as Error).message.split("\n").at(-1)}`);
     for (const folder of folders) {
       const manifest = { ...manifestAt(join(clone, folder)), private: true };
       writeFileSync(join(clone, folder, "package.json"), `${JSON.stringify(manifest, undefined, 2)}\n`);
     }
+    return false;
   }
 }
 
@@ -188,7 +191,7 @@ async function rehearse(): Promise<void> {
   try {
     await step("clone the checkout", cloneCheckout);
     writeFileSync(join(clone, ".npmrc"), npmrc(registry.url));
-    await takeAddon();
+    const withAddon = await takeAddon();
     const packages = readdirSync(join(clone, "packages"))
       .map((name) => join(clone, "packages", name))
       .concat(join(clone, ADDON_PACKAGE));
@@ -297,6 +300,21 @@ async function rehearse(): Promise<void> {
         env,
       );
     });
+
+    if (!withAddon) return;
+    await step(
+      "npm install @fa/backend-cuda, and its addon loads and says what GPU there is, or why there is none",
+      async () => {
+        const gpu = join(work, "gpu");
+        mkdirSync(gpu);
+        writeFileSync(join(gpu, "package.json"), `{ "name": "gpu", "private": true, "type": "module" }\n`);
+        await guard(gpu, env, registry.url, []);
+        await run("npm", ["install", "@fa/core", "@fa/backend-cuda"], gpu, env);
+        const probe = `const { cuda } = await import("@fa/backend-cuda"); console.log(JSON.stringify(await cuda().probe()));`;
+        const said = await run("node", ["--input-type=module", "--eval", probe], gpu, env);
+        if (!/"ok":true|no NVIDIA driver|driver is too old|shows no device/.test(said)) throw new Error(said);
+      },
+    );
   } finally {
     await registry.close();
   }
