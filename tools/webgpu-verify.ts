@@ -20,11 +20,18 @@ import type { CheckResult, ConformanceReport } from "@fa/conformance";
 import { SOFTWARE } from "./software-gpu.ts";
 import { root } from "./test-needs.ts";
 
-const TIERS: Readonly<Record<string, object>> = {
-  portable: { tier: "portable" },
-  subgroups: { tier: "subgroups" },
-  matrix: { tier: "matrix" },
-  float16Scores: { tier: "matrix", float16Scores: true },
+interface Tier {
+  /** Of `webgpu()`. */
+  readonly options: object;
+  /** Checks whose kernels are not those of the tier before it, by a piece of their names; left out, all. */
+  readonly only?: string;
+}
+
+const TIERS: Readonly<Record<string, Tier>> = {
+  portable: { options: { tier: "portable" } },
+  subgroups: { options: { tier: "subgroups" } },
+  matrix: { options: { tier: "matrix" } },
+  float16Scores: { options: { tier: "matrix", float16Scores: true }, only: "float16" },
 };
 /** So many that none takes much longer than others, so few that starting a process is little beside them. */
 const PARTS = 32;
@@ -59,10 +66,11 @@ interface Outcome extends Part {
 
 function run({ tier, number }: Part): Promise<Outcome> {
   const since = performance.now();
-  const options = { ...TIERS[tier], ...(flags.software && SOFTWARE) };
+  const options = { ...TIERS[tier].options, ...(flags.software && SOFTWARE) };
   const args = ["-b", join(root, "packages/backend-webgpu/src/index.ts"), "-p", JSON.stringify(options), "--json"];
   args.push("--part", `${number}/${PARTS}`);
-  for (const name of ["only", "capability", "runs"] as const) if (flags[name]) args.push(`--${name}`, flags[name]);
+  const { only = TIERS[tier].only, capability, runs } = flags;
+  for (const [name, value] of Object.entries({ only, capability, runs })) if (value) args.push(`--${name}`, value);
   const suite = join(root, "packages/conformance/src/cli.ts");
   const left = Math.max(1, Math.ceil(deadline - since));
   return new Promise((resolve) => {
@@ -110,6 +118,7 @@ const tiers = wanted.map((tier) => {
   const of = (status: CheckResult["status"]): CheckResult[] => results.filter((result) => result.status === status);
   return {
     tier,
+    only: flags.only ?? TIERS[tier].only,
     device: own.find(({ report }) => report)?.report?.device ?? "did not open",
     passed: of("passed").length,
     failed: of("failed").length,

@@ -28,7 +28,10 @@ export interface WebgpuOptions {
    * experiment of browsers that has to be enabled there (`dawn` flags in Node); it is tested on a known answer first.
    */
   readonly tier?: Tier | undefined;
-  /** With `tier: "matrix"`, scores in float16 too: faster, and off by some hundredths where keys are large. Default false. */
+  /**
+   * With `tier: "matrix"`, scores in float16 too: faster; lse errs by up to 2^-9 of itself, and rows with logits beyond 65504 are
+   * NaN. Default false.
+   */
   readonly float16Scores?: boolean | undefined;
   /** What `tuneWebgpu` found on this device, if other kernels than the table's first are faster here. */
   readonly tuning?: Tuning | undefined;

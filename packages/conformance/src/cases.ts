@@ -215,7 +215,7 @@ async function runCase(subject: Subject, c: Case): Promise<void> {
   const naive = isHalf ? naiveAttention(problem, data, round) : undefined;
   agree("out", got.out, truth.out, { dtype: result, naive: naive?.out });
   // lse is float32 whatever the dtype, but scores of half inputs are summed in another order than naive's.
-  agree("lse", got.lse, truth.lse);
+  agree("lse", got.lse, truth.lse, { scores: got.scores });
   if (!c.backward) return;
 
   const gradient = Float64Array.from(dout.values, round);

@@ -26,10 +26,10 @@ export function agree(
   name: string,
   got: ArrayLike<number> | undefined,
   truth: ArrayLike<number>,
-  { kind = "value", dtype = "float32", naive, parts }: Partial<Expected> & { readonly dtype?: FloatDType } = {},
+  { kind = "value", dtype = "float32", naive, parts, scores }: Partial<Expected> & { readonly dtype?: FloatDType } = {},
 ): void {
   hold(got !== undefined, `${name}: missing`);
-  const { ok, text } = compare(got, { truth, kind, dtype, naive, parts });
+  const { ok, text } = compare(got, { truth, kind, dtype, naive, parts, scores });
   hold(ok, `${name}: ${text}`);
 }
 

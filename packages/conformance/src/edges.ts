@@ -302,9 +302,9 @@ export const EDGES: readonly Check[] = [
           const data = dataOf(inputs, options, "float16");
           const truth = naiveAttention(problem, data);
           const naive = naiveAttention(problem, data, (x) => roundTo("float16", x));
-          const { out, lse } = await subject.attention(inputs, options, "float16");
+          const { out, lse, scores } = await subject.attention(inputs, options, "float16");
           agree("out", out, truth.out, { dtype: "float16", naive: naive.out });
-          agree("lse", lse, truth.lse);
+          agree("lse", lse, truth.lse, { scores });
         }
       }
     },
@@ -330,9 +330,9 @@ export const EDGES: readonly Check[] = [
           const data = dataOf(inputs, options, "float16");
           const truth = naiveAttention(problem, data);
           const naive = naiveAttention(problem, data, (x) => roundTo("float16", x));
-          const { out, lse } = await subject.attention(inputs, options, "float16");
+          const { out, lse, scores } = await subject.attention(inputs, options, "float16");
           agree("out", out, truth.out, { dtype: "float16", naive: naive.out });
-          agree("lse", lse, truth.lse);
+          agree("lse", lse, truth.lse, { scores });
         }
       }
     },

@@ -72,7 +72,7 @@ async function runAttention(
   const data = dataOf(inputs, options, dtype);
   const naive = result === "float32" ? undefined : naiveAttention(problem, data, round);
   agree("out", got.out, tensor("out").values, { dtype: result, naive: naive?.out });
-  agree("lse", got.lse, tensor("lse").values);
+  agree("lse", got.lse, tensor("lse").values, { scores: got.scores });
   if (!dout) return;
   const rounded = naive && naiveAttentionBackward(problem, data, Float64Array.from(dout.values), round);
   for (const name of GRADIENTS) {

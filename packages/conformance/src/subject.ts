@@ -32,6 +32,8 @@ export interface Inputs {
 export interface Forward {
   readonly out: Float64Array;
   readonly lse: Float64Array;
+  /** What the kernel rounded scores to: lse is no more exact than that. */
+  readonly scores?: FloatDType | undefined;
 }
 
 export interface Backward extends Forward {
@@ -61,7 +63,8 @@ export class Subject {
   async attention(inputs: Inputs, options: Options = {}, dtype: FloatDType = "float32"): Promise<Forward> {
     return this.#with(inputs, options, dtype, async (tensors, uploaded) => {
       const { q, k, v } = tensors;
-      return await taken({ ...(await this.fa.attention(q, k, v, { ...uploaded, returnLse: true })) });
+      const { scores } = this.fa.plan(q, k, v, uploaded).kernel;
+      return { ...(await taken({ ...(await this.fa.attention(q, k, v, { ...uploaded, returnLse: true })) })), scores };
     });
   }
 
@@ -78,7 +81,8 @@ export class Subject {
       using gradient = this.upload(dout, out.dtype as FloatDType);
       try {
         const gradients = await this.fa.attentionBackward({ q, k, v, out, lse, dout: gradient }, uploaded);
-        return await taken({ out, lse, ...gradients });
+        const { scores } = this.fa.plan(q, k, v, uploaded).kernel;
+        return { ...(await taken({ out, lse, ...gradients })), scores };
       } finally {
         out.dispose();
         lse.dispose();

@@ -36,14 +36,26 @@ export interface Expected {
    * error grows with the square root of their number, and the absolute bound of float32 with it.
    */
   readonly parts?: number | undefined;
+  /**
+   * Of lse: what the kernel rounds scores to, float32 unless it says otherwise. Products of 16 features each are rounded on their
+   * way to a score, and the largest scores make lse.
+   */
+  readonly scores?: FloatDType | undefined;
 }
+
+/** Of lse, relative to it or to 1, for scores that are rounded to a type: 4 times what rounding once costs. */
+const SCORES: Readonly<Partial<Record<FloatDType, number>>> = { float16: 2 ** -9 };
 
 /**
  * Compares a result with the truth by both gates: elementwise, and normalised mean square error. Every comparison is
  * `!(error <= bound)`, so that NaN fails. Where the truth is infinite the result must be the same infinity, and where it
  * is NaN, NaN.
  */
-export function compare(got: ArrayLike<number>, { truth, naive, kind, dtype, parts = 1 }: Expected): Comparison {
+export function compare(
+  got: ArrayLike<number>,
+  { truth, naive, kind, dtype, parts = 1, scores = "float32" }: Expected,
+): Comparison {
+  const ofScores = SCORES[scores] ?? 0;
   if (got.length !== truth.length) return { ok: false, text: `${got.length} elements instead of ${truth.length}` };
   const largest = largestFinite(truth);
   const halfBound = dtype === "float32" ? 0 : boundOfHalf(truth, naive ?? truth, kind, dtype);
@@ -62,10 +74,12 @@ export function compare(got: ArrayLike<number>, { truth, naive, kind, dtype, par
       continue;
     }
     const error = Math.abs(value - want);
-    const bound =
-      dtype === "float32"
-        ? FLOAT32.relative * Math.abs(want) + FLOAT32.absolute * Math.sqrt(parts) + FLOAT32.ofLargest[kind] * largest
-        : halfBound;
+    const float32Bound =
+      FLOAT32.relative * Math.abs(want) +
+      FLOAT32.absolute * Math.sqrt(parts) +
+      FLOAT32.ofLargest[kind] * largest +
+      ofScores * Math.max(1, Math.abs(want));
+    const bound = dtype === "float32" ? float32Bound : halfBound;
     if (!(error <= bound)) off++;
     const excess = Number.isNaN(error) ? Infinity : error / bound;
     if (excess > worst.excess) worst = { excess, n, error, bound };
@@ -77,7 +91,8 @@ export function compare(got: ArrayLike<number>, { truth, naive, kind, dtype, par
   const meanSquare = squares / energy;
   // Where terms cancel, out rounded to a half type before the backward pass costs more than the gate, in naive attention too.
   const naiveSquare = naive ? (TIMES_NAIVE[kind] ** 2 * squaredError(naive, truth)) / energy : 0;
-  const ok = off === 0 && meanSquare <= Math.max(MEAN_SQUARE[dtype], naiveSquare);
+  const gate = Math.max(MEAN_SQUARE[dtype], MEAN_SQUARE[scores], naiveSquare);
+  const ok = off === 0 && meanSquare <= gate;
   const { n, error, bound } = worst;
   const text =
     `${off} of ${truth.length} elements off; worst at ${n}: got ${got[n]}, expected ${truth[n]}, ` +

@@ -1,5 +1,5 @@
 import type { Capabilities } from "./backend.ts";
-import type { DType } from "./dtype.ts";
+import type { DType, FloatDType } from "./dtype.ts";
 import { FaError } from "./errors.ts";
 import type { AttentionProblem, BlockSize, Op, Problem } from "./problem.ts";
 import { describeProgram, step, type ScoreStepKind } from "./score-program.ts";
@@ -29,6 +29,8 @@ export interface KernelRow {
   readonly takesMask?: boolean | undefined;
   /** Why it does not take a problem, where none of these facts says it. */
   readonly refuses?: ((problem: Problem) => string | undefined) | undefined;
+  /** What scores are rounded to on their way to probabilities; left out, float32. lse is no more exact than that. */
+  readonly scores?: FloatDType | undefined;
   /** Features of the device that it needs. */
   readonly needs: readonly string[];
   /** What it uses unless told otherwise. */

@@ -13,6 +13,8 @@ const LANES = 32;
 const CHUNK = 8;
 /** Keys and values that run side by side share the cache of the device. */
 const CACHED_BYTES = 2 ** 25;
+/** Least exponent of the power of two that q takes from the scale, so that q keeps its bits. */
+const LEAST_Q_SCALE = -8;
 /** Beyond it, differences of products weigh nothing or everything; and with it their exponents stay finite. */
 const LARGEST_EXPONENT_SCALE = 2 ** 86;
 
@@ -31,7 +33,7 @@ export interface MatrixTuning {
 
 /**
  * Rows of the table: the largest head dim that each takes, and its tuning. On the one GPU that this was tuned on, workgroups of
- * one multiprocessor share 48 KiB of memory, so two of four subgroups fit at D = 64, and one of eight at D = 128.
+ * one multiprocessor share 48 KiB of memory, so two of four subgroups fit at D = 64 (three with scores in float16), and at D = 128 one of eight (two of four).
  */
 const TUNING: Readonly<Record<string, { readonly maxHeadDim: number; readonly tuning: MatrixTuning }>> = {
   "matrix-float16-scores-64": {
@@ -40,7 +42,7 @@ const TUNING: Readonly<Record<string, { readonly maxHeadDim: number; readonly tu
   },
   "matrix-float16-scores-128": {
     maxHeadDim: 128,
-    tuning: { subgroups: 8, rowTiles: 2, unroll: 8, apart: false, float16Scores: true },
+    tuning: { subgroups: 4, rowTiles: 2, unroll: 4, apart: false, float16Scores: true },
   },
   "matrix-64": {
     maxHeadDim: 64,
@@ -105,19 +107,22 @@ function sharedBytes({ D, Dv }: AttentionProblem, { subgroups, rowTiles, apart, 
   return 16 * chunks + Math.ceil(rows / 128) * 16 + 32;
 }
 
-function words(problem: AttentionProblem, piece: Piece, tile: Plan["tile"]): Words {
+function words(problem: AttentionProblem, piece: Piece, tile: Plan["tile"], { float16Scores }: MatrixTuning): Words {
   const { H, Hkv, Sq, Skv, D, Dv, layout, program } = problem;
   const { batch, head, row, windows } = piece;
   const group = H / Hkv;
   const { scale } = step(program, "scale")!;
+  const exponent = Math.max(Math.min(Math.floor(Math.log2(Math.abs(scale))), 0), LEAST_Q_SCALE);
+  const qScale = float16Scores ? 2 ** exponent : 1;
   const heads = (head.to - head.from) * group;
   const cached = Math.floor(CACHED_BYTES / Math.max(1, Skv * (D + Dv) * 2));
   const made = new Words()
     .u32(batch.from, head.from * group, heads, (batch.to - batch.from) * heads)
     .u32(row.from, row.to, group, Skv, tile.q, tile.kv, Math.ceil((row.to - row.from) / tile.q))
     .u32(Math.max(1, cached) * group)
-    .f32(Math.min(Math.abs(scale) * Math.LOG2E, LARGEST_EXPONENT_SCALE), Math.abs(scale))
-    .u32(scale < 0 ? 0x80008000 : 0);
+    .f32(Math.min((Math.abs(scale) / qScale) * Math.LOG2E, LARGEST_EXPONENT_SCALE), Math.abs(scale) / qScale)
+    .u32(scale < 0 ? 0x80008000 : 0)
+    .f32(qScale);
   const tensors = {
     q: rowStrides(layout, H, Sq, D),
     k: rowStrides(layout, Hkv, Skv, D),
@@ -127,7 +132,7 @@ function words(problem: AttentionProblem, piece: Piece, tile: Plan["tile"]): Wor
   for (const [name, strides] of Object.entries(tensors)) {
     made.u32(strides.batch / CHUNK, strides.head / CHUNK, strides.row / CHUNK, windows[name].first / CHUNK);
   }
-  return scoreWords(made.u32(H * Sq, Sq, windows["lse"]?.first ?? 0), problem);
+  return scoreWords(made.u32(H * Sq, Sq, windows["lse"]?.first ?? 0, 0), problem);
 }
 
 function passes(
@@ -147,7 +152,7 @@ function passes(
     return {
       shader: "matrix.wgsl",
       params: matrixParams(problem, tuning, bound),
-      uniforms: words(problem, piece, tile).build(),
+      uniforms: words(problem, piece, tile, tuning).build(),
       buffers: [
         ...names.map((name) => (pieces.length === 1 ? { name } : piece.windows[name])),
         ...(step(program, "sinks") ? [{ name: "sinks" }] : []),
@@ -168,6 +173,7 @@ export function matrixRow(id: string, maxHeadDim: number, tuning: MatrixTuning):
     headDim: { min: CHUNK, max: maxHeadDim, multipleOf: CHUNK },
     steps: ["scale", "visibility", "sinks"],
     takesMask: false,
+    scores: tuning.float16Scores ? "float16" : "float32",
     needs: [FEATURES.matrix, ...(tuning.float16Scores ? [FEATURES.float16Scores] : [])],
     tile,
     maxTile: tile,

@@ -48,11 +48,14 @@ struct MatrixArgs {
   blocks: u32,
   // (batch, head) pairs whose blocks run side by side, so that their keys stay in the cache.
   pairs_at_once: u32,
-  // From a raw product to the exponent of 2, from a raw product to a logit; both positive, q takes the sign.
+  // From a product to the exponent of 2, from a product to a logit; both positive, q takes the sign.
   to_exponent: f32,
   to_logit: f32,
   // Flips the sign of two float16 numbers if the scale is negative.
   flip: u32,
+  // A power of two that q is multiplied by, and part of the scale: 1, or with scores in float16 what makes them about as large as
+  // logits, since raw products overflow sooner.
+  q_scale: f32,
   // In chunks of 8 elements: strides along batch, head and row, and what lies before the window.
 //#for n in 4
   batch_${n}: u32,
@@ -63,6 +66,8 @@ struct MatrixArgs {
   lse_batch: u32,
   lse_head: u32,
   lse_first: u32,
+  // Structs in uniforms begin at multiples of 16 bytes.
+  unused: u32,
   score: Score,
 }
 
@@ -112,8 +117,8 @@ const BAD_MASKED: u32 = 8u;
 
 const HEADROOM: f32 = 8.0;
 const LARGEST_EXPONENT: f32 = 15.0;
-// From here on float32 holds s with less than 2^-9.
-const HUGE_EXPONENT: f32 = 32768.0;
+// From here on float32 holds s in powers of two with less than 2^-13, which the lse of a row shows, and gradients after it.
+const HUGE_EXPONENT: f32 = 2048.0;
 
 alias Left = subgroup_matrix_left<f16, 16, 16>;
 alias Right = subgroup_matrix_right<f16, 16, 16>;
@@ -146,6 +151,17 @@ fn round8(a: vec4f, b: vec4f) -> vec4u {
   }
   return x;
 }
+
+//#if F16_SCORES
+fn scaled8(chunk: vec4u, by: f32) -> vec4u {
+  return vec4u(
+    pack2x16float(unpack2x16float(chunk.x) * by),
+    pack2x16float(unpack2x16float(chunk.y) * by),
+    pack2x16float(unpack2x16float(chunk.z) * by),
+    pack2x16float(unpack2x16float(chunk.w) * by),
+  );
+}
+//#endif
 
 // Rounded to the 11 bits of float16, so that no rounding is left to packing; but for denormals, which are 2^-24 apart.
 fn on_grid(x: vec4f) -> vec4f {
@@ -292,7 +308,11 @@ fn main(
       x = vec4u(0u);
       atomicOr(&bad_rows[(own * OWN_ROWS + r) / 32u], 1u << ((own * OWN_ROWS + r) % 32u));
     }
-    scores[scores_at + r * SCORE_STRIDE + (lane & 1u)] = x ^ vec4u(args.flip);
+    x ^= vec4u(args.flip);
+    //#if F16_SCORES
+    x = scaled8(x, args.q_scale);
+    //#endif
+    scores[scores_at + r * SCORE_STRIDE + (lane & 1u)] = x;
   }
   //#endfor
   workgroupBarrier();
