@@ -235,8 +235,8 @@ export function rooflineChart(file: ResultsFile, look: Look = PAPER): ChartOptio
       itemGap: 24,
       textStyle: { color: look.text, fontSize: 12 },
     },
-    // The legend wraps after about four names.
-    grid: { left: 72, right: 32, top: 76, bottom: 66 + 20 * Math.ceil(dots.length / 4) },
+    // The legend wraps after about five names.
+    grid: { left: 72, right: 32, top: 76, bottom: 60 + 32 * Math.ceil(dots.length / 5) },
     xAxis: {
       ...axis,
       type: "log",
