@@ -261,13 +261,19 @@ export class WebgpuBackend implements Backend {
       flops: 0,
       ...this.#begin(),
     });
-    for (let at = 0; at < dispatches.length;) {
-      at = this.#launcher.record(recording.pass, prepared, buffers, at);
-      if (at === dispatches.length) break;
-      this.#end(recording);
-      Object.assign(recording, this.#begin());
-    }
     recording.kernels.add(kernel);
+    try {
+      for (let at = 0; at < dispatches.length;) {
+        at = this.#launcher.record(recording.pass, prepared, buffers, at);
+        if (at === dispatches.length) break;
+        this.#end(recording);
+        Object.assign(recording, this.#begin());
+      }
+    } catch (error) {
+      // Something that was wrapped is no buffer. Those that were recorded before are none the worse for it.
+      this.#flush();
+      throw error;
+    }
     recording.calls++;
     recording.flops += flops;
   }

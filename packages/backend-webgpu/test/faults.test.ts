@@ -104,6 +104,16 @@ describe.skipIf(!driver.here)("on a device of the caller's", () => {
     expect(() => fa.wrap(make(), { shape: [5000] })).toThrow(expect.objectContaining({ code }));
   });
 
+  test("what only looks like a GPUBuffer fails the call it takes part in, and leaves no error scope open", async () => {
+    using x = fa.tensor(ramp, { shape: [5000] });
+    (await fa.cast(x, "float16")).dispose();
+    using fake = fa.wrap({ size: 20_000, usage: 0x80 }, { shape: [5000] });
+    await expect(fa.cast(fake, "float16")).rejects.toMatchObject({ code: "FA_BACKEND" });
+    await expect(device.popErrorScope()).rejects.toBeInstanceOf(Error);
+    using y = await fa.cast(x, "float16");
+    expect(Array.from((await y.data()) as Float16Array)).toEqual(Array.from(ramp));
+  });
+
   test("out of memory is typed, loses nothing, and the next call is right", async () => {
     using x = fa.tensor(ramp, { shape: [5000] });
     const before = fa.memory().currentBytes;
