@@ -30,6 +30,14 @@ export const PROBLEMS: readonly Sample[] = (["float32", "float16", "bfloat16"] a
     // Rows that are no multiple of 16 bytes.
     problem(dtype, { D: D - 5, H: 4, Hkv: 2, options: { layout: "bshd", window: [40, 7] } }),
     problem(dtype, { D, general: true, options: { softcap: 5, dropout: { p: 0.2, seed: 1 }, causal: true } }),
+    // A tile that no kernel for sm_90a has.
+    problem(dtype, { D, options: { causal: true, blockSize: 64 } }),
+  ]),
+  // What kernels for sm_90a take: the common options, full rows and ragged ones, and the others.
+  ...[64, 96, 128, 192, 256].flatMap((D) => [
+    problem(dtype, { D, H: 4, Hkv: 2, Sq: 300, Skv: 260 }),
+    problem(dtype, { D: D - 8, Dv: D, Sq: 260, Skv: 300, options: { layout: "bshd", window: [40, 7] } }),
+    problem(dtype, { D, Sq: 200, Skv: 200, options: { softcap: 5, dropout: { p: 0.2, seed: 1 }, causal: true } }),
   ]),
   // Decode: groups packed into rows, keys split, combined.
   ...[64, 128, 256].flatMap((D) => [

@@ -40,6 +40,9 @@ const decode = (bytes: 2 | 4, headDim: number, kv: number, sharedBytes: number) 
 const generic = (op: AttentionTile["op"], bytes: 2 | 4, headDim: number, tile: Tile, sharedBytes: number) =>
   ({ op, family: "generic", bytes, headDim, tile, sharedBytes }) as const;
 
+const hopper = (family: "hopper" | "hopperGeneral", headDim: number, tile: Tile, sharedBytes: number) =>
+  ({ op: "attention", family, bytes: 2, headDim, tile, sharedBytes }) as const;
+
 /** Rows of the attention kernels, in the order in which they are tried: the special before the general, the small before the large. */
 export const ATTENTION_TILES: readonly AttentionTile[] = [
   decode(4, 64, 16, 69_632),
@@ -48,6 +51,16 @@ export const ATTENTION_TILES: readonly AttentionTile[] = [
   decode(2, 64, 32, 67_584),
   decode(2, 128, 16, 69_632),
   decode(2, 256, 16, 73_728),
+  hopper("hopper", 64, { q: 192, kv: 128 }, 115_712),
+  hopper("hopper", 96, { q: 128, kv: 128 }, 197_632),
+  hopper("hopper", 128, { q: 128, kv: 128 }, 197_632),
+  hopper("hopper", 192, { q: 128, kv: 112 }, 222_208),
+  hopper("hopper", 256, { q: 128, kv: 80 }, 230_400),
+  hopper("hopperGeneral", 64, { q: 128, kv: 64 }, 66_560),
+  hopper("hopperGeneral", 96, { q: 128, kv: 64 }, 132_096),
+  hopper("hopperGeneral", 128, { q: 128, kv: 64 }, 132_096),
+  hopper("hopperGeneral", 192, { q: 128, kv: 64 }, 148_480),
+  hopper("hopperGeneral", 256, { q: 128, kv: 32 }, 132_096),
   generic("attention", 4, 64, { q: 128, kv: 32 }, 49_152),
   generic("attention", 4, 128, { q: 128, kv: 32 }, 98_304),
   generic("attention", 4, 256, { q: 32, kv: 32 }, 98_304),
@@ -63,11 +76,41 @@ export const ATTENTION_TILES: readonly AttentionTile[] = [
 ];
 
 /** What the kernels of a family have in common. */
-const FAMILIES: Readonly<Record<FamilyName, Pick<KernelRow, "needs" | "steps"> & Partial<KernelRow>>> = {
-  generic: { needs: [], steps: SCORE_STEPS },
-  decode: { needs: [], steps: SCORE_STEPS, maxRows: 16 },
-  hopper: { needs: ["sm_90a"], steps: ["scale", "visibility"], takesMask: false },
+interface Family extends Pick<KernelRow, "needs" | "steps" | "maxRows" | "takesMask"> {
+  /** The least D and Dv, of which both are multiples. */
+  readonly step: number;
+  readonly refuses?: (problem: AttentionProblem, tile: Tile, processors: number) => string | undefined;
+}
+const FAMILIES: Readonly<Record<FamilyName, Family>> = {
+  generic: { needs: [], steps: SCORE_STEPS, step: 1 },
+  decode: { needs: [], steps: SCORE_STEPS, maxRows: 16, step: 1 },
+  // TMA copies rows of multiples of 16 bytes, by maps whose boxes are the tile.
+  hopper: { needs: ["sm_90a"], steps: ["scale", "visibility"], takesMask: false, step: 8, refuses: hopperRefuses },
+  hopperGeneral: {
+    needs: ["sm_90a"],
+    steps: SCORE_STEPS.filter((kind) => kind !== "bias"),
+    takesMask: false,
+    step: 8,
+    refuses: hopperRefuses,
+  },
 };
+
+/** Keys from which on it pays to split them, for a device that would stand idle otherwise. */
+const MANY_KEYS = 1024;
+
+function hopperRefuses(
+  { B, H, Sq, Skv, blockSize }: AttentionProblem,
+  tile: Tile,
+  processors: number,
+): string | undefined {
+  const { q = tile.q, kv = tile.kv } = blockSize;
+  if (q !== tile.q || kv !== tile.kv) return `has tiles of ${tile.q} x ${tile.kv} only`;
+  if (Skv === 0) return "takes at least one key";
+  // It does not split keys.
+  const tiles = B * H * Math.ceil(Sq / tile.q);
+  if (Skv >= MANY_KEYS && 4 * tiles <= processors) return `would have ${tiles} tiles for ${processors} multiprocessors`;
+  return undefined;
+}
 
 /** A piece of split keys has at least so many: below, starting it costs more than it saves. */
 const FEWEST_KEYS_A_SPLIT = { decode: 128, other: 256 };
@@ -102,6 +145,7 @@ export interface Sharing {
 
 /** A few rows: the heads of a group become rows of one block. Few blocks: the keys are split until the device is busy. */
 export function sharingOf(problem: AttentionProblem, family: FamilyName, tile: Tile, processors: number): Sharing {
+  if (family === "hopper" || family === "hopperGeneral") return { group: 1, splits: 1 };
   const { B, H, Hkv, Sq, Skv } = problem;
   const group = family === "decode" || (H > Hkv && Sq * (H / Hkv) <= tile.q) ? H / Hkv : 1;
   const blocks = Math.max(B * (H / group) * Math.ceil((group * Sq) / tile.q), 1);
@@ -132,12 +176,14 @@ const COMPUTED_AS: Readonly<Record<FloatDType, FloatDType>> = {
 export function kernelTable(processors: number): CudaRow[] {
   const attention = ATTENTION_TILES.map(({ op, family, bytes, headDim, tile, sharedBytes }): CudaRow => {
     const name = `${op === "attention" ? "forward" : "backward"}-${bytes === 4 ? "float32" : "half"}-d${headDim}`;
+    const { step: multipleOf, refuses, ...facts } = FAMILIES[family];
     return {
       id: family === "generic" ? name : `${family}-${name}`,
       op,
       dtypes: bytes === 4 ? ["float32"] : ["float16", "bfloat16", "float8e4m3"],
-      headDim: { min: 1, max: headDim },
-      ...FAMILIES[family],
+      headDim: { min: multipleOf, max: headDim, multipleOf },
+      ...facts,
+      refuses: refuses && ((problem) => refuses(problem as AttentionProblem, tile, processors)),
       tile,
       maxTile: tile,
       sharedBytes: () => sharedBytes,

@@ -41,15 +41,54 @@ describe("the planner", () => {
     expect(planned).toMatchObject({ ok: true, kernel: { id } });
   });
 
-  test("every row's tile fits the 99 KiB of the smallest device", () => {
-    for (const { id, sharedBytes } of kernelTable(PROCESSORS)) {
-      expect(sharedBytes?.(problemOf({ Sq: 1, Skv: 1 }), { q: 1, kv: 1 }) ?? 0, id).toBeLessThanOrEqual(101_376);
+  test("every row's tile fits the 99 KiB of the smallest device, and of sm_90a the 227 KiB of its own", () => {
+    for (const { id, needs, sharedBytes } of kernelTable(PROCESSORS)) {
+      const most = needs.includes("sm_90a") ? 232_448 : 101_376;
+      expect(sharedBytes?.(problemOf({ Sq: 1, Skv: 1 }), { q: 1, kv: 1 }) ?? 0, id).toBeLessThanOrEqual(most);
     }
   });
 
   test("float8 is computed as bfloat16: the workspace holds q, k and v", () => {
     const planned = plan(problemOf({ Sq: 128, Skv: 256, dtype: "float8e4m3" }), CAPABILITIES, kernelTable(PROCESSORS));
     expect(planned).toMatchObject({ ok: true, workspaceBytes: 2 * 64 * (128 + 256 + 256) });
+  });
+});
+
+describe("on sm_90a", () => {
+  const hopper: Capabilities = { ...CAPABILITIES, sharedBytes: 232_448, features: ["sm_90", "sm_90a"] };
+  const qkv = (shape: readonly number[], dtype: FloatDType = "bfloat16") => ({
+    q: { shape, dtype },
+    k: { shape, dtype },
+    v: { shape, dtype },
+  });
+  const idOf = (shape: readonly number[], options: Parameters<typeof attentionProblem>[1] = {}): string => {
+    const planned = plan(attentionProblem(qkv(shape), options), hopper, kernelTable(PROCESSORS));
+    return planned.ok ? planned.kernel.id : "";
+  };
+  const shape = [2, 16, 1024, 128];
+
+  test.each([
+    [{}, "hopper-forward-half-d128"],
+    [{ causal: true }, "hopper-forward-half-d128"],
+    [{ window: [100, 0] as const }, "hopper-forward-half-d128"],
+    [{ softcap: 5 }, "hopperGeneral-forward-half-d128"],
+    [{ dropout: { p: 0.5, seed: 1 } }, "hopperGeneral-forward-half-d128"],
+    [{ sinks: { shape: [16], dtype: "float32" as const } }, "hopperGeneral-forward-half-d128"],
+    [{ mask: { shape: [1, 1, 1024, 1024], dtype: "bool" as const } }, "forward-half-d128"],
+    [{ bias: { shape: [1, 1, 1024, 1024], dtype: "float32" as const } }, "forward-half-d128"],
+    [{ blockSize: 64 }, "forward-half-d128"],
+  ])("%j gives %s", (options, id) => {
+    expect(idOf(shape, options)).toBe(id);
+  });
+  test("head dims are multiples of 8, up to the next of 64, 96, 128, 192, 256", () => {
+    expect([8, 72, 104, 136, 200].map((D) => idOf([2, 16, 1024, D]))).toEqual(
+      [64, 96, 128, 192, 256].map((D) => `hopper-forward-half-d${D}`),
+    );
+    expect(idOf([2, 16, 1024, 65])).toBe("forward-half-d128");
+  });
+  test("few tiles of many keys go where keys are split", () => {
+    expect(idOf([1, 2, 1024, 128])).toBe("forward-half-d128");
+    expect(idOf([1, 2, 512, 128])).toBe("hopper-forward-half-d128");
   });
 });
 

@@ -90,6 +90,9 @@ inline float __shfl_xor_sync(unsigned, float value, int mask) {
   std::memcpy(&value, &bits, 4);
   return value;
 }
+inline std::uint32_t __shfl_xor_sync(unsigned, std::uint32_t value, int mask) {
+  return emulate::shuffle_xor(value, mask);
+}
 inline std::uint32_t __umulhi(std::uint32_t a, std::uint32_t b) {
   return static_cast<std::uint32_t>((static_cast<std::uint64_t>(a) * b) >> 32);
 }

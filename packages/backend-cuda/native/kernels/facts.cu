@@ -3,6 +3,7 @@
 #include "backward.cuh"
 #include "decode.cuh"
 #include "forward.cuh"
+#include "hopper_tile.h"
 
 namespace fa {
 
@@ -18,6 +19,16 @@ FaKernel decode_facts(int dtype) {
   using Sizes = DecodeTile<T, HD>;
   return {FA_OP_FORWARD, FA_DECODE, dtype, HD, Sizes::Q, Sizes::KV, Sizes::THREADS, Sizes::SHARED_BYTES};
 }
+template <int HD>
+FaKernel hopper_facts() {
+  using Tile = typename HopperTiles<HD>::Common;
+  return {FA_OP_FORWARD, FA_HOPPER, FA_FLOAT16, HD, Tile::Q, Tile::KV, Tile::THREADS, Tile::SHARED_BYTES};
+}
+template <int HD>
+FaKernel hopper_general_facts() {
+  using Tile = typename HopperTiles<HD>::General;
+  return {FA_OP_FORWARD, FA_HOPPER_GENERAL, FA_FLOAT16, HD, Tile::Q, Tile::KV, Tile::THREADS, Tile::SHARED_BYTES};
+}
 template <class T, int HD>
 FaKernel backward_facts(int dtype) {
   using Sizes = BackwardTile<T, HD>;
@@ -31,6 +42,11 @@ int kernel_facts(int n, FaKernel* kernel) {
       decode_facts<float, 64>(FA_FLOAT32),       decode_facts<float, 128>(FA_FLOAT32),
       decode_facts<float, 256>(FA_FLOAT32),      decode_facts<Float16, 64>(FA_FLOAT16),
       decode_facts<Float16, 128>(FA_FLOAT16),    decode_facts<Float16, 256>(FA_FLOAT16),
+      hopper_facts<64>(),                        hopper_facts<96>(),
+      hopper_facts<128>(),                       hopper_facts<192>(),
+      hopper_facts<256>(),                       hopper_general_facts<64>(),
+      hopper_general_facts<96>(),                hopper_general_facts<128>(),
+      hopper_general_facts<192>(),               hopper_general_facts<256>(),
       forward_facts<float, 64>(FA_FLOAT32),      forward_facts<float, 128>(FA_FLOAT32),
       forward_facts<float, 256>(FA_FLOAT32),     forward_facts<Float16, 64>(FA_FLOAT16),
       forward_facts<Float16, 128>(FA_FLOAT16),   forward_facts<Float16, 256>(FA_FLOAT16),

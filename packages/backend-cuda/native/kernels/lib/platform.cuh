@@ -21,6 +21,7 @@ using i64 = std::int64_t;
 
 constexpr float NEGATIVE_INFINITY = -__builtin_huge_valf();
 constexpr float LOG2E = 1.4426950408889634f;
+constexpr float LN2 = 0.69314718055994531f;
 
 #ifdef FA_EMULATED
 
@@ -108,6 +109,12 @@ FA_DEVICE float load_fresh(const float* from_gmem) { return __ldcg(from_gmem); }
 FA_DEVICE float exp2_approx(float x) {
   float y;
   asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+/** One instruction: results below 2^-126 are 0. */
+FA_DEVICE float exp2_flushed(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 

@@ -101,13 +101,15 @@ FA_DEVICE bool visible(const Attention& p, const Query& q, int j) {
   return true;
 }
 
-/** The score of a visible pair from its q.k. */
-template <bool GENERAL>
+/** The score of a visible pair from its q.k. BIAS: there may be one. */
+template <bool GENERAL, bool BIAS = GENERAL>
 FA_DEVICE float score_of(const Attention& p, const Query& q, int j, float qk) {
   float s = product(qk, p.scale);
   if constexpr (GENERAL) {
     if (p.cap > 0.f) s = p.cap * tanhf(qk * p.scaleByCap);
-    if (p.bias_gmem) s += load_as(p.biasDType, p.bias_gmem, q.bias + j * p.bias.column);
+    if constexpr (BIAS) {
+      if (p.bias_gmem) s += load_as(p.biasDType, p.bias_gmem, q.bias + j * p.bias.column);
+    }
     if (p.alibi_gmem) s -= q.slope * fabsf(static_cast<float>(q.i + (p.Skv - p.Sq) - j));
   }
   return s;

@@ -448,4 +448,21 @@ FA_DEVICE float warp_max(float x) {
   return x;
 }
 
+/** Word n of lane t of four goes to place t of lane n. */
+FA_DEVICE void quad_transpose(u32 (&words)[4]) {
+  const int t = lane_id() & 3;
+#pragma unroll
+  for (int distance = 1; distance <= 2; distance *= 2) {
+    const bool upper = t & distance;
+#pragma unroll
+    for (int n = 0; n < 4; n++) {
+      if (n & distance) continue;
+      u32 &low = words[n], &high = words[n | distance];
+      const u32 got = __shfl_xor_sync(~0u, upper ? low : high, distance);
+      if (upper) low = got;
+      else high = got;
+    }
+  }
+}
+
 }  // namespace fa
