@@ -12,10 +12,8 @@ beforeAll(async () => {
 });
 
 type Row = WebgpuRow<AttentionProblem>;
-const [PORTABLE, WIDE] = ["forward-64-narrow", "forward-256"].map((id) => FORWARD.find((row) => row.id === id)!) as [
-  Row,
-  Row,
-];
+const rowOf = (id: string): Row => FORWARD.find((row) => row.id === id)!;
+const [SHORT, LARGE] = [rowOf("forward-short-128"), rowOf("forward-64-narrow")];
 
 const SIZES: AttentionSizes = { B: 2, H: 4, Hkv: 2, Sq: 70, Skv: 90, D: 24, Dv: 40 };
 const FEW: AttentionSizes = { ...SIZES, Sq: 3, Skv: 400 };
@@ -28,8 +26,10 @@ async function holds(row: Row, wanted: Case, limits = {}, tolerance = 1e-5): Pro
 }
 
 describe.each([
-  ["forward-64-narrow", PORTABLE, SIZES],
-  ["forward-256", WIDE, { ...SIZES, Dv: 200, Hkv: 4 }],
+  ["forward-short-128", SHORT, SIZES],
+  ["forward-short-256", rowOf("forward-short-256"), { ...SIZES, Dv: 200, Hkv: 4 }],
+  ["forward-64-narrow", LARGE, SIZES],
+  ["forward-256", rowOf("forward-256"), { ...SIZES, Dv: 200, Hkv: 4 }],
   ["decode", DECODE, FEW],
 ] as const)("%s", (_, row, sizes) => {
   const { B, H, Sq, Skv } = sizes;
@@ -113,9 +113,24 @@ describe("decode over many keys", () => {
   });
 });
 
-test("scores that rise from tile to tile are rescaled", async () => {
+test.each([
+  ["forward-short-128", SHORT],
+  ["forward-64-narrow", LARGE],
+])("%s: scores that rise from tile to tile are rescaled", async (_, row) => {
   const ramp = caseOf({ B: 1, H: 1, Hkv: 1, Sq: 64, Skv: 400, D: 8, Dv: 8 }, { scale: 1 });
   ramp.tensors["k"].values.forEach((x, n, all) => (all[n] = (x * n) / 300));
   // Scores reach 60, whose last bit is 4e-6.
-  await holds(PORTABLE, ramp, {}, 2e-5);
+  await holds(row, ramp, {}, 2e-5);
+});
+
+test("short problems: small products count beside a large one", async () => {
+  // q.k is 2^24 and 63 times 1 for the first key, 2^24 for the other. A running sum in float32 would lose every 1, and 0.5 be left.
+  const wanted = caseOf({ B: 1, H: 1, Hkv: 1, Sq: 1, Skv: 2, D: 64, Dv: 1 }, { scale: 1 / 64 });
+  const { q, k, v } = wanted.tensors;
+  q.values.fill(1).fill(4096, 0, 1);
+  k.values.fill(0).fill(1, 0, 64).fill(4096, 0, 1).fill(4096, 64, 65);
+  v.values.set([1, 0]);
+  const { out } = await attend(device, SHORT, wanted);
+  expect(expected(wanted).out[0]).toBeCloseTo(0.728, 3);
+  expect(out[0]).toBeGreaterThan(0.6);
 });

@@ -162,8 +162,13 @@ describe.skipIf(!driver.here)("a kernel that rests on an experiment", () => {
 });
 
 describe("tuning", () => {
-  const ms = { "forward-64": 2, "forward-64-narrow": 2, "forward-128": 1 };
-  const choices = [{ kernel: "forward-128", dtype: "float32" as const, headDim: { min: 1, max: 64 }, ms }];
+  const ms = { "forward-short-128": 2, "forward-64": 2, "forward-128": 1 };
+  const forClass = { dtype: "float32" as const, headDim: { min: 1, max: 64 }, ms };
+  // Up to 200 rows in all, which are 100 of each of two heads, and beyond.
+  const choices = [
+    { ...forClass, kernel: "forward-128", maxTotalRows: 200 },
+    { ...forClass, kernel: "forward-short-128" },
+  ];
   const capabilities = {
     dtypes: ["float32", "float16"] as const,
     maxHeadDim: 256,
@@ -191,7 +196,11 @@ describe("tuning", () => {
 
   test("puts the fastest kernel of a class first for that class, and for no other", () => {
     const table = tuned(KERNELS, { device: "any", choices });
-    expect(kernelFor(table, 64, 64, "float32")).toBe("forward-128");
+    expect(kernelFor(table, 100, 64, "float32")).toBe("forward-128");
+    expect(kernelFor(table, 101, 64, "float32")).toBe("forward-short-128");
+    // Beyond what the table says that it is for.
+    expect(kernelFor(KERNELS, 100_000, 64, "float32")).toBe("forward-64");
+    expect(kernelFor(table, 100_000, 64, "float32")).toBe("forward-short-128");
     for (const [rows, D, dtype] of [
       [64, 128, "float32"],
       [64, 64, "float16"],
@@ -213,12 +222,17 @@ describe("tuning", () => {
       const usual = await open({ device: "another", choices: [] });
       const other = usual === "forward-128" ? "forward-256" : "forward-128";
       const backend = await webgpu(SOFTWARE).open();
-      const { device, choices: made } = await tune(backend, { dtypes: ["float32"], headDims: [8], S: 20 });
+      const { device, choices: made } = await tune(backend, { dtypes: ["float32"], headDims: [8], lengths: [20, 24] });
       await backend.dispose();
-      expect(made).toMatchObject([{ dtype: "float32", headDim: { min: 1, max: 8 } }]);
-      const times = Object.values(made[0].ms);
-      expect(times.length).toBeGreaterThan(1);
-      expect(made[0].ms[made[0].kernel]).toBe(Math.min(...times));
+      const measured = { dtype: "float32", headDim: { min: 1, max: 8 } };
+      expect(made).toMatchObject([
+        { ...measured, maxTotalRows: 320 },
+        { ...measured, maxTotalRows: undefined },
+      ]);
+      for (const { kernel, ms: times } of made) {
+        expect(Object.keys(times)).toEqual(expect.arrayContaining(["forward-short-128", "forward-64"]));
+        expect(times[kernel]).toBe(Math.min(...Object.values(times)));
+      }
       const choice = {
         kernel: other,
         dtype: "float32",

@@ -1,8 +1,9 @@
 import { describeWebgpu, HALF_TYPES } from "./webgpu.ts";
 
 await describeWebgpu("WebGPU, half types", { driver: "swiftshader", capabilities: HALF_TYPES });
-await describeWebgpu("WebGPU within the default limits", {
+await describeWebgpu("WebGPU within the default limits, with the tiles of large problems", {
   driver: "swiftshader",
   tier: "portable",
-  capabilities: ["plain", "causal", "gqa", "edges"],
+  largeTiles: true,
+  capabilities: ["plain", "causal", "gqa", "nan", "edges"],
 });

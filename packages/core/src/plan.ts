@@ -23,6 +23,8 @@ export interface KernelRow {
   readonly headDim?: { readonly min: number; readonly max: number; readonly multipleOf?: number } | undefined;
   /** Query rows that share a key head, Sq H / Hkv, that it takes at most, for attention; left out, any number. */
   readonly maxRows?: number | undefined;
+  /** Query rows in all, B H Sq, that it is best for, for attention: larger problems go to later rows; left out, any number. */
+  readonly maxTotalRows?: number | undefined;
   /** Steps of the score program that it applies, for attention. */
   readonly steps?: readonly ScoreStepKind[] | undefined;
   /** Whether visibility may come with the user's mask; left out, it may. */
@@ -104,9 +106,10 @@ function whyNot(problem: Problem, caps: Capabilities, kernel: KernelRow, tile: T
       if (dim < min || dim > max) return `takes head dims ${min} to ${max}, not ${dim}`;
       if (dim % multipleOf !== 0) return `takes head dims that are multiples of ${multipleOf}, not ${dim}`;
     }
-    const { Sq, H, Hkv } = problem;
-    const { maxRows = Infinity } = kernel;
+    const { B, H, Hkv, Sq } = problem;
+    const { maxRows = Infinity, maxTotalRows = Infinity } = kernel;
     if (Sq * H > maxRows * Hkv) return `takes at most ${maxRows} query rows a key head, not ${(Sq * H) / Hkv}`;
+    if (B * H * Sq > maxTotalRows) return `takes at most ${maxTotalRows} query rows in all, not ${B * H * Sq}`;
     const unknown = problem.program.find(({ kind }) => !kernel.steps?.includes(kind));
     if (unknown) return `does not apply ${unknown.kind}`;
     if (kernel.takesMask === false && step(problem.program, "visibility")?.mask) return "does not apply a mask";

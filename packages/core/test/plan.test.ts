@@ -73,6 +73,15 @@ describe("the planner takes the first row that takes the problem", () => {
     expect(reasonsOf(plan(attention, device, [picky]))).toEqual(["does not like it"]);
   });
 
+  test("a row for short problems takes up to so many query rows in all", () => {
+    const short = (maxTotalRows: number): KernelRow[] => [{ ...row, id: "short", maxTotalRows }, row];
+    expect(plan(attention, device, short(800))).toMatchObject({ kernel: { id: "short" } });
+    expect(plan(attention, device, short(799))).toMatchObject({ kernel: { id: "plain" } });
+    expect(reasonsOf(plan(attention, device, short(799).slice(0, 1)))).toEqual([
+      "takes at most 799 query rows in all, not 800",
+    ]);
+  });
+
   test("a row may take head dims that are multiples of something, and no mask", () => {
     const eights = { ...row, id: "eights", headDim: { min: 8, max: 128, multipleOf: 8 }, takesMask: false };
     expect(plan(attention, device, [eights, row])).toMatchObject({ kernel: { id: "eights" } });

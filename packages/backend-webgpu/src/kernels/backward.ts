@@ -12,6 +12,7 @@ import {
 } from "@fa/core";
 import type { ShaderParams } from "../wgsl.ts";
 import { dtypeCode } from "./dtypes.ts";
+import { scoreSums } from "./forward.ts";
 import { piecesOf, type Piece } from "./pieces.ts";
 import { Words, type BufferWindow, type DeviceLimits, type Pass, type WebgpuRow } from "./row.ts";
 import { scoreParams, scoreWords } from "./score.ts";
@@ -161,6 +162,7 @@ class PieceOfBackward {
         RESULT: dtypeCode(resultDType),
         X_QUADS: D % 4 === 0,
         Y_QUADS: Dv % 4 === 0,
+        SUMS: scoreSums(this.#problem),
         ...unrolled(this.#problem),
         ...(outputs["OWN_KEYS"]
           ? { OWN: 1, OWN_STEP: 1, OTHER: 0, OTHER_STEP: 3 }

@@ -7,7 +7,7 @@
 //
 // so that each gradient has one writer and a fixed order of sums. Thread (t / 16, t % 16) holds a block [4, 4] of the scores: others
 // 4 (t / 16) + m by own ones 4 (t % 16) + n. Both products that make scores take 16 features at a time through workgroup memory,
-// both that make gradients take P or dS through it, DEPTH others at a time.
+// both that make gradients take P or dS through it, DEPTH others at a time. With SUMS 2 the odd features of q k are summed apart, as forward does.
 //
 // Tensors are numbered 0 q, 1 k, 2 v, 3 dout. Product p of the scores is that of tensors OWN + p OWN_STEP and OTHER + p OTHER_STEP; gradient
 // a, of tensor OWN + a OWN_STEP, sums rows of tensor OTHER + a OTHER_STEP.
@@ -305,6 +305,9 @@ fn main(
 //#for p in 1 + DS
 //#for m in 4
     var product_${p}_${m} = vec4f(0.0);
+//#if p == 0 && SUMS == 2
+    var odd_${m} = vec4f(0.0);
+//#endif
 //#endfor
     {
       let own_row = base_${OWN + p * OWN_STEP} + (own + item) * args.row_${OWN + p * OWN_STEP};
@@ -344,7 +347,11 @@ fn main(
           {
             let feature = vec4f(own_0[${c}], own_1[${c}], own_2[${c}], own_3[${c}]);
 //#for m in 4
+//#if p == 0 && c % SUMS == 1
+            odd_${m} = fma(vec4f(other_${m}[${c}]), feature, odd_${m});
+//#else
             product_${p}_${m} = fma(vec4f(other_${m}[${c}]), feature, product_${p}_${m});
+//#endif
 //#endfor
           }
 //#endfor
@@ -352,6 +359,11 @@ fn main(
         workgroupBarrier();
       }
     }
+//#if p == 0 && SUMS == 2
+//#for m in 4
+    product_0_${m} += odd_${m};
+//#endfor
+//#endif
 //#endfor
 
     // softmax: P from lse, dS = P (dP - delta), as rows by keys.

@@ -6,6 +6,7 @@ import {
   SCORE_STEPS,
   step,
   type AttentionProblem,
+  type KernelRow,
   type Plan,
   type Tile,
 } from "@fa/core";
@@ -17,7 +18,11 @@ import { piecesOf, type Piece } from "./pieces.ts";
 
 /** How a row of the table divides its work: what can be tuned of `forward.wgsl`, all of it. */
 export interface ForwardTuning {
-  /** Threads along keys and rows: a tile has 8 tx keys and 8 ty rows. */
+  /** Keys and rows of the piece of the scores that a thread holds: 4 or 8. */
+  readonly side: number;
+  /** Parts that a score is summed in, 1 or 2: of two fewer sums round at its full size, and they take registers. */
+  readonly sums: number;
+  /** Threads along keys and rows: a tile has side * tx keys and side * ty rows. */
   readonly tx: number;
   readonly ty: number;
   /** Features of q and k staged at a time. */
@@ -26,12 +31,35 @@ export interface ForwardTuning {
   readonly keys: number;
 }
 
-/** Rows of the table, best first: the largest head dim that each takes, and its tuning. */
-const TUNING: Readonly<Record<string, { readonly maxHeadDim: number; readonly tuning: ForwardTuning }>> = {
-  "forward-64": { maxHeadDim: 64, tuning: { tx: 8, ty: 16, features: 16, keys: 16 } },
-  "forward-64-narrow": { maxHeadDim: 64, tuning: { tx: 8, ty: 8, features: 16, keys: 16 } },
-  "forward-128": { maxHeadDim: 128, tuning: { tx: 16, ty: 8, features: 16, keys: 16 } },
-  "forward-256": { maxHeadDim: 256, tuning: { tx: 16, ty: 8, features: 8, keys: 8 } },
+/**
+ * Query rows in all up to which small tiles are best: with large ones they do not make work for all multiprocessors of a large
+ * card. Measured with 132 of them.
+ */
+const SHORT_ROWS = 8192;
+
+/** Parts that a score is summed in. Backward sums in as many: what P and lse then have of their rounding in common cancels. */
+export function scoreSums({ B, H, Sq }: AttentionProblem): number {
+  return B * H * Sq <= SHORT_ROWS ? TUNING["forward-short-128"].tuning.sums : TUNING["forward-128"].tuning.sums;
+}
+
+/** Rows of the table, best first: what each is for, and its tuning. */
+const TUNING: Readonly<
+  Record<string, Pick<KernelRow, "maxTotalRows"> & { maxHeadDim: number; tuning: ForwardTuning }>
+> = {
+  "forward-short-128": {
+    maxTotalRows: SHORT_ROWS,
+    maxHeadDim: 128,
+    tuning: { side: 4, sums: 2, tx: 16, ty: 8, features: 16, keys: 16 },
+  },
+  "forward-short-256": {
+    maxTotalRows: SHORT_ROWS,
+    maxHeadDim: 256,
+    tuning: { side: 4, sums: 2, tx: 16, ty: 8, features: 16, keys: 8 },
+  },
+  "forward-64": { maxHeadDim: 64, tuning: { side: 8, sums: 1, tx: 8, ty: 16, features: 16, keys: 16 } },
+  "forward-64-narrow": { maxHeadDim: 64, tuning: { side: 8, sums: 1, tx: 8, ty: 8, features: 16, keys: 16 } },
+  "forward-128": { maxHeadDim: 128, tuning: { side: 8, sums: 1, tx: 16, ty: 8, features: 16, keys: 16 } },
+  "forward-256": { maxHeadDim: 256, tuning: { side: 8, sums: 1, tx: 16, ty: 8, features: 8, keys: 8 } },
 };
 
 /** Rows move their max only for scores that exceed it by more than 2^8 in weight: float32 holds that without loss. */
@@ -44,10 +72,10 @@ export function forwardParams(
   bound: ReadonlySet<string>,
 ): ShaderParams {
   const { Dv } = problem;
-  const { tx, ty, features, keys } = tuning;
+  const { side, sums, tx, ty, features, keys } = tuning;
   const tensor = tensorParams(problem);
   const unit = tensor.UNIT;
-  const [BR, BC, threads] = [8 * ty, 8 * tx, tx * ty];
+  const [BR, BC, threads] = [side * ty, side * tx, tx * ty];
   const OC = Math.ceil(Dv / (4 * tx));
   // One vector more a row spreads rows over the banks of workgroup memory.
   const QS = features / 4 + 1;
@@ -57,7 +85,7 @@ export function forwardParams(
   const K_UNITS = Math.ceil((BC * features) / unit / threads);
   const V_UNITS = Math.ceil((keys * 4 * OC * tx) / unit / threads);
   const params = scoreParams(problem);
-  // A thread's next unit of q or k is one of the same row within a thread's eight, some rows on.
+  // A thread's next unit of q or k lies some rows on, among the rows or keys of the same place in a piece.
   const slots = (threads * unit) / features;
   if (slots % tx !== 0 || slots % ty !== 0) throw new Error(`threads ${tx} x ${ty} cannot share ${features} features`);
   let binding = 4;
@@ -67,6 +95,9 @@ export function forwardParams(
     RAW: scoreUnits(problem).raw,
     NEGATIVE: scoreUnits(problem).negative,
     ...tensor,
+    SIDE: side,
+    QUADS: side / 4,
+    SUMS: sums,
     TX: tx,
     TY: ty,
     BR,
@@ -80,7 +111,7 @@ export function forwardParams(
     PS,
     // The last row needs no vector behind it.
     LEFT: BR * Math.max(PS, QS) - 1,
-    RIGHT: Math.max(BC * KS - 1, keys * OC * tx, 2 * threads),
+    RIGHT: Math.max(BC * KS - 1, keys * OC * tx, (side / 4) * threads),
     BAD_WORDS: Math.ceil((4 * OC * tx) / 32),
     Q_UNITS,
     K_UNITS,
@@ -158,7 +189,7 @@ export function forwardPasses(
   if (B * Sq === 0) return [];
   const params = forwardParams(problem, tuning, bound);
   // Columns of a tile count from a multiple of 8 keys.
-  const keys = 8 * tuning.tx;
+  const keys = tuning.side * tuning.tx;
   const used = { q: tile.q, kv: tile.kv % 8 === 0 ? tile.kv : Math.min(tile.kv, keys - 8) };
   const names = ["q", "k", "v", "out"];
   if (bound.has("lse")) names.push("lse");
@@ -189,7 +220,7 @@ function sharedBytes(problem: AttentionProblem, tuning: ForwardTuning): number {
   const params = forwardParams(problem, tuning, new Set());
   const count = (name: string): number => Number(params[name]);
   const visible = params["MASK"] ? [count("BR") * (count("BC") / 32), 1] : [];
-  const words = [count("BR") * count("BAD_WORDS"), count("BR") / 32 + 2, ...visible];
+  const words = [count("BR") * count("BAD_WORDS"), Math.ceil(count("BR") / 32) + 2, ...visible];
   return (count("LEFT") + count("RIGHT")) * 16 + sharedWordsBytes(words);
 }
 
@@ -200,13 +231,14 @@ export function sharedWordsBytes(words: readonly number[]): number {
 
 /** Attention of any lengths, by float32 arithmetic: no feature of the device is needed. */
 export const FORWARD: readonly WebgpuRow<AttentionProblem>[] = Object.entries(TUNING).map(
-  ([id, { maxHeadDim, tuning }]) => {
-    const tile = { q: 8 * tuning.ty, kv: 8 * tuning.tx };
+  ([id, { maxHeadDim, maxTotalRows, tuning }]) => {
+    const tile = { q: tuning.side * tuning.ty, kv: tuning.side * tuning.tx };
     return {
       id,
       op: "attention",
       dtypes: FLOAT_DTYPES,
       headDim: { min: 1, max: maxHeadDim },
+      maxTotalRows,
       steps: SCORE_STEPS,
       needs: [],
       tile,

@@ -1,7 +1,8 @@
-// FlashAttention forward on float32 arithmetic: one workgroup takes BR = 8 TY query rows of one head through all keys that they
-// see, BC = 8 TX keys at a time. Thread (tx, ty) holds an 8 x 8 piece of the scores and 8 rows x OC vectors of the result in
-// registers, and both products run like a matrix product of such pieces, fed from workgroup memory in chunks: CD features
-// of q and k, CK rows of v.
+// FlashAttention forward on float32 arithmetic: one workgroup takes BR = SIDE TY query rows of one head through all keys that
+// they see, BC = SIDE TX keys at a time. Thread (tx, ty) holds a SIDE x SIDE piece of the scores and SIDE rows x OC vectors of the
+// result in registers, and both products run like a matrix product of such pieces, fed from workgroup memory in chunks: CD
+// features of q and k, CK rows of v. SIDE is 4 QUADS, 4 or 8. With SUMS 2 the odd features of a
+// score are summed apart.
 //
 // The running max of a row is moved only when a score exceeds it by more than `lag`: any subtrahend near the max gives the same
 // quotient, so most tiles need no exchange between threads and no rescaling.
@@ -77,14 +78,14 @@ struct ForwardArgs {
 @group(0) @binding(${HEAD_BINDING}) var<storage, read> sinks: array<u32>;
 //#endif
 
-// Rows of q [BR, CD], and of probabilities [BR, keys]; row 8 ty + r of either lies at r TY + ty.
+// Rows of q [BR, CD], and of probabilities [BR, keys]; row SIDE ty + r of either lies at r TY + ty.
 var<workgroup> left_smem: array<vec4f, ${LEFT}>;
-// Rows of k [BC, CD], key 8 tx + c at c TX + tx; rows of v [CK, OC TX] vectors; or row maxima and sums on their way between threads.
+// Rows of k [BC, CD], key SIDE tx + c at c TX + tx; rows of v [CK, OC TX] vectors; or row maxima and sums on their way between threads.
 var<workgroup> right_smem: array<vec4f, ${RIGHT}>;
 // In one array, since each variable is filled up to 16 bytes. Word GROWN: some score exceeds the max of its row by more than
 // the lag. Word NOT_FINITE: some element that was staged is not finite. Bits from word BAD_ROWS on: rows that see such an element of k,
 // or hold one in q and see a key.
-var<workgroup> flags_smem: array<atomic<u32>, ${BR / 32 + 2}>;
+var<workgroup> flags_smem: array<atomic<u32>, ${(BR + 31) / 32 + 2}>;
 const GROWN: u32 = 0u;
 const NOT_FINITE: u32 = 1u;
 const BAD_ROWS: u32 = 2u;
@@ -268,12 +269,12 @@ fn next_tile(block: Block, start: u32, thread: u32) -> Tile {
   //#endif
 }
 
-// Bit c says whether a row of the tile sees its key 8 tx + c.
+// Bit c < SIDE says whether a row of the tile sees its key SIDE tx + c.
 fn seen_keys(block: Block, keys: Keys, row: u32, tx: u32) -> u32 {
   //#if MASK
-  return extractBits(visible_smem[row * ${BC / 32}u + tx / 4u], tx % 4u * 8u, 8u);
+  return extractBits(visible_smem[row * ${BC / 32}u + tx * ${SIDE}u / 32u], tx * ${SIDE}u % 32u, ${SIDE}u);
   //#else
-  return band_bits(block.i0 + row, keys.first + tx * 8u, keys.begin, keys.end);
+  return extractBits(band_bits(block.i0 + row, keys.first + tx * ${SIDE}u, keys.begin, keys.end), 0u, ${SIDE}u);
   //#endif
 }
 
@@ -322,17 +323,17 @@ fn main(
   let slot = thread / ${CD / UNIT}u;
   let column = thread % ${CD / UNIT}u * ${UNIT}u;
   let place = Place(
-    block.q + (block.i0 + slot % ${TY}u * 8u + slot / ${TY}u) * args.q_row + column,
-    block.k + (slot % ${TX}u * 8u + slot / ${TX}u) * args.k_row + column,
+    block.q + (block.i0 + slot % ${TY}u * ${SIDE}u + slot / ${TY}u) * args.q_row + column,
+    block.k + (slot % ${TX}u * ${SIDE}u + slot / ${TX}u) * args.k_row + column,
     column,
   );
   block.range = key_range(block.i0, block.i1 - 1u, args.keys);
-  // Of rows 8 ty to 8 ty + 7: the max, and the sum over the keys of this thread.
-  //#for half in 2
-  var m${half} = vec4f(HIDDEN);
-  var l${half} = vec4f();
+  // Of the thread's rows: the max, and the sum over the keys of this thread.
+  //#for quad in QUADS
+  var m${quad} = vec4f(HIDDEN);
+  var l${quad} = vec4f();
   //#endfor
-  //#for r in 8
+  //#for r in SIDE
   //#for d in OC
   var acc${r}_${d} = vec4f();
   //#endfor
@@ -367,13 +368,16 @@ fn main(
     //#endfor
   }
   // Blocks and tiles may be smaller than the threads have room for: at the ends, or because they are asked to be.
-  let has_rows = ty * 8u < block.i1 - block.i0;
+  let has_rows = ty * ${SIDE}u < block.i1 - block.i0;
   while (tile.begin != NONE) {
     let keys = keys_from(block, tile.begin);
-    let has_pairs = has_rows && tx * 8u < keys.end - keys.first;
-    //#for r in 8
-    var s${r}_0 = vec4f();
-    var s${r}_1 = vec4f();
+    let has_pairs = has_rows && tx * ${SIDE}u < keys.end - keys.first;
+    //#for r in SIDE
+    //#for quad in QUADS
+    //#for n in SUMS
+    var sum${r}_${quad}_${n} = vec4f();
+    //#endfor
+    //#endfor
     //#endfor
     for (var chunk = 0u; chunk < feature_chunks; chunk++) {
       // load: k [BC, CD] and q [BR, CD]
@@ -438,80 +442,89 @@ fn main(
       let q_at = ty * ${QS}u;
       if (has_pairs) {
         for (var d = 0u; d < ${CD / 4}u; d++) {
-          //#for c in 8
+          //#for c in SIDE
           let k${c} = right_smem[tx * ${KS}u + d + ${c * TX * KS}u];
           //#endfor
-          //#for half in 2
-          let x${half} = vec4f(k${4 * half}.x, k${4 * half + 1}.x, k${4 * half + 2}.x, k${4 * half + 3}.x);
-          let y${half} = vec4f(k${4 * half}.y, k${4 * half + 1}.y, k${4 * half + 2}.y, k${4 * half + 3}.y);
-          let z${half} = vec4f(k${4 * half}.z, k${4 * half + 1}.z, k${4 * half + 2}.z, k${4 * half + 3}.z);
-          let w${half} = vec4f(k${4 * half}.w, k${4 * half + 1}.w, k${4 * half + 2}.w, k${4 * half + 3}.w);
+          //#for quad in QUADS
+          let x${quad} = vec4f(k${4 * quad}.x, k${4 * quad + 1}.x, k${4 * quad + 2}.x, k${4 * quad + 3}.x);
+          let y${quad} = vec4f(k${4 * quad}.y, k${4 * quad + 1}.y, k${4 * quad + 2}.y, k${4 * quad + 3}.y);
+          let z${quad} = vec4f(k${4 * quad}.z, k${4 * quad + 1}.z, k${4 * quad + 2}.z, k${4 * quad + 3}.z);
+          let w${quad} = vec4f(k${4 * quad}.w, k${4 * quad + 1}.w, k${4 * quad + 2}.w, k${4 * quad + 3}.w);
           //#endfor
-          //#for r in 8
+          //#for r in SIDE
           let q${r} = left_smem[q_at + d + ${r * TY * QS}u];
-          //#for half in 2
-          s${r}_${half} = fma(vec4f(q${r}.x), x${half}, s${r}_${half});
-          s${r}_${half} = fma(vec4f(q${r}.y), y${half}, s${r}_${half});
-          s${r}_${half} = fma(vec4f(q${r}.z), z${half}, s${r}_${half});
-          s${r}_${half} = fma(vec4f(q${r}.w), w${half}, s${r}_${half});
+          //#for quad in QUADS
+          sum${r}_${quad}_${0 % SUMS} = fma(vec4f(q${r}.x), x${quad}, sum${r}_${quad}_${0 % SUMS});
+          sum${r}_${quad}_${1 % SUMS} = fma(vec4f(q${r}.y), y${quad}, sum${r}_${quad}_${1 % SUMS});
+          sum${r}_${quad}_${2 % SUMS} = fma(vec4f(q${r}.z), z${quad}, sum${r}_${quad}_${2 % SUMS});
+          sum${r}_${quad}_${3 % SUMS} = fma(vec4f(q${r}.w), w${quad}, sum${r}_${quad}_${3 % SUMS});
           //#endfor
           //#endfor
         }
       }
     }
+    //#for r in SIDE
+    //#for quad in QUADS
+    var s${r}_${quad} = sum${r}_${quad}_0;
+    //#if SUMS == 2
+    s${r}_${quad} += sum${r}_${quad}_1;
+    //#endif
+    //#endfor
+    //#endfor
     //#if !RAW
-    //#for r in 8
-    //#for half in 2
-    s${r}_${half} = score4(block.head, s${r}_${half}, block.i0 + ty * 8u + ${r}u, keys.first + tx * 8u + ${4 * half}u);
+    //#for r in SIDE
+    //#for quad in QUADS
+    s${r}_${quad} = score4(block.head, s${r}_${quad}, block.i0 + ty * ${SIDE}u + ${r}u, keys.first + tx * ${SIDE}u + ${4 * quad}u);
     //#endfor
     //#endfor
     //#endif
     if (tile.partial) {
-      var seen = array<u32, 2>();
+      var seen = array<u32, ${QUADS}>();
       for (var r = 0u; r < 4u; r++) {
-        seen[0] |= seen_keys(block, keys, ty * 8u + r, tx) << (8u * r);
-        seen[1] |= seen_keys(block, keys, ty * 8u + r + 4u, tx) << (8u * r);
+        //#for quad in QUADS
+        seen[${quad}] |= seen_keys(block, keys, ty * ${SIDE}u + r + ${4 * quad}u, tx) << (${SIDE}u * r);
+        //#endfor
       }
-      //#for r in 8
-      //#for half in 2
-      s${r}_${half} = select(vec4f(HIDDEN), s${r}_${half}, four_of(seen[${r / 4}], ${2 * (r % 4) + half}u));
+      //#for r in SIDE
+      //#for quad in QUADS
+      s${r}_${quad} = select(vec4f(HIDDEN), s${r}_${quad}, four_of(seen[${r / 4}], ${QUADS * (r % 4) + quad}u));
       //#endfor
       //#endfor
     }
 
     // softmax: P = exp(S - m) [BR, BC]
-    //#for r in 8
-    let pairs${r} = max(s${r}_0, s${r}_1);
+    //#for r in SIDE
+    let most${r} = max(s${r}_0, s${r}_${QUADS - 1});
     //#endfor
-    //#for half in 2
-    let top${half} = vec4f(
+    //#for quad in QUADS
+    let top${quad} = vec4f(
       //#for x in 4
-      max(max(pairs${4 * half + x}.x, pairs${4 * half + x}.y), max(pairs${4 * half + x}.z, pairs${4 * half + x}.w)),
+      max(max(most${4 * quad + x}.x, most${4 * quad + x}.y), max(most${4 * quad + x}.z, most${4 * quad + x}.w)),
       //#endfor
     );
-    let limit${half} = select(m${half} + args.lag, vec4f(HIDDEN), m${half} == vec4f(HIDDEN));
+    let limit${quad} = select(m${quad} + args.lag, vec4f(HIDDEN), m${quad} == vec4f(HIDDEN));
     //#endfor
-    if (any(top0 > limit0) || any(top1 > limit1)) {
+    if (any(top0 > limit0) || any(top${QUADS - 1} > limit${QUADS - 1})) {
       atomicStore(&flags_smem[GROWN], 1u);
     }
     if (workgroupUniformLoad(&flags_smem[GROWN]) != 0u) {
-      //#for half in 2
-      right_smem[(tx * ${TY}u + ty) * 2u + ${half}u] = top${half};
+      //#for quad in QUADS
+      right_smem[(tx * ${TY}u + ty) * ${QUADS}u + ${quad}u] = top${quad};
       //#endfor
       workgroupBarrier();
-      //#for half in 2
-      let before${half} = m${half};
+      //#for quad in QUADS
+      let before${quad} = m${quad};
       for (var x = 0u; x < ${TX}u; x++) {
-        m${half} = max(m${half}, right_smem[(x * ${TY}u + ty) * 2u + ${half}u]);
+        m${quad} = max(m${quad}, right_smem[(x * ${TY}u + ty) * ${QUADS}u + ${quad}u]);
       }
-      let alpha${half} = select(
-        exp2((subtrahend(before${half}) - subtrahend(m${half})) * args.to_exponent),
+      let alpha${quad} = select(
+        exp2((subtrahend(before${quad}) - subtrahend(m${quad})) * args.to_exponent),
         vec4f(),
-        before${half} == vec4f(HIDDEN),
+        before${quad} == vec4f(HIDDEN),
       );
-      l${half} *= alpha${half};
+      l${quad} *= alpha${quad};
       //#endfor
-      //#for r in 8
+      //#for r in SIDE
       //#for d in OC
       acc${r}_${d} *= alpha${r / 4}[${r % 4}];
       //#endfor
@@ -521,47 +534,54 @@ fn main(
       }
       workgroupBarrier();
     }
-    //#for half in 2
-    let base${half} = subtrahend(m${half});
+    //#for quad in QUADS
+    let base${quad} = subtrahend(m${quad});
     //#endfor
     //#if BIAS
     {
     //#else
     if (tile.partial) {
     //#endif
-      //#for r in 8
-      //#for half in 2
-      s${r}_${half} = select(exp2((s${r}_${half} - base${r / 4}[${r % 4}]) * args.to_exponent), vec4f(), s${r}_${half} == vec4f(HIDDEN));
+      //#for r in SIDE
+      //#for quad in QUADS
+      s${r}_${quad} = select(exp2((s${r}_${quad} - base${r / 4}[${r % 4}]) * args.to_exponent), vec4f(), s${r}_${quad} == vec4f(HIDDEN));
       //#endfor
       //#endfor
     //#if BIAS
     }
     //#else
     } else {
-      //#for r in 8
-      //#for half in 2
-      s${r}_${half} = exp2((s${r}_${half} - base${r / 4}[${r % 4}]) * args.to_exponent);
+      //#for r in SIDE
+      //#for quad in QUADS
+      s${r}_${quad} = exp2((s${r}_${quad} - base${r / 4}[${r % 4}]) * args.to_exponent);
       //#endfor
       //#endfor
     }
     //#endif
-    //#for half in 2
-    l${half} += vec4f(
+    //#for quad in QUADS
+    l${quad} += vec4f(
       //#for x in 4
-      dot(s${4 * half + x}_0 + s${4 * half + x}_1, vec4f(1.0)),
+      //#if QUADS == 2
+      dot(s${4 * quad + x}_0 + s${4 * quad + x}_1, vec4f(1.0)),
+      //#else
+      dot(s${4 * quad + x}_0, vec4f(1.0)),
+      //#endif
       //#endfor
     );
     //#endfor
     //#if DROPOUT
     {
-      var kept = array<u32, 2>();
+      var kept = array<u32, ${QUADS}>();
+      let j = keys.first + tx * ${SIDE}u;
       for (var r = 0u; r < 4u; r++) {
-        kept[0] |= kept_bits(block.head, block.i0 + ty * 8u + r, keys.first / 8u + tx) << (8u * r);
-        kept[1] |= kept_bits(block.head, block.i0 + ty * 8u + r + 4u, keys.first / 8u + tx) << (8u * r);
+        //#for quad in QUADS
+        let bits${quad} = kept_bits(block.head, block.i0 + ty * ${SIDE}u + r + ${4 * quad}u, j / 8u);
+        kept[${quad}] |= extractBits(bits${quad}, j % 8u, ${SIDE}u) << (${SIDE}u * r);
+        //#endfor
       }
-      //#for r in 8
-      //#for half in 2
-      s${r}_${half} = select(vec4f(), s${r}_${half}, four_of(kept[${r / 4}], ${2 * (r % 4) + half}u));
+      //#for r in SIDE
+      //#for quad in QUADS
+      s${r}_${quad} = select(vec4f(), s${r}_${quad}, four_of(kept[${r / 4}], ${QUADS * (r % 4) + quad}u));
       //#endfor
       //#endfor
     }
@@ -600,11 +620,12 @@ fn main(
         //#endif
       }
       //#endfor
-      if (tx / ${CK / 8}u == chunk) {
-        let at = ty * ${PS}u + tx % ${CK / 8}u * 2u;
-        //#for r in 8
-        left_smem[at + ${r * TY * PS}u] = s${r}_0;
-        left_smem[at + ${r * TY * PS + 1}u] = s${r}_1;
+      if (tx / ${CK / SIDE}u == chunk) {
+        let at = ty * ${PS}u + tx % ${CK / SIDE}u * ${QUADS}u;
+        //#for r in SIDE
+        //#for quad in QUADS
+        left_smem[at + ${r * TY * PS + quad}u] = s${r}_${quad};
+        //#endfor
         //#endfor
       }
       workgroupBarrier();
@@ -625,13 +646,13 @@ fn main(
       let p_at = ty * ${PS}u;
       if (has_rows) {
         for (var c = 0u; c < ${CK / 4}u; c++) {
-          //#for r in 8
+          //#for r in SIDE
           let p${r} = left_smem[p_at + c + ${r * TY * PS}u];
           //#endfor
           //#for x in 4
           //#for d in OC
           let v${x}_${d} = right_smem[c * ${4 * OC * TX}u + tx + ${(x * OC + d) * TX}u];
-          //#for r in 8
+          //#for r in SIDE
           acc${r}_${d} = fma(vec4f(p${r}[${x}]), v${x}_${d}, acc${r}_${d});
           //#endfor
           //#endfor
@@ -647,22 +668,22 @@ fn main(
 
   // finish: out = acc / l [BR, Dv], lse = m + ln l [BR]
   workgroupBarrier();
-  //#for half in 2
-  right_smem[(tx * ${TY}u + ty) * 2u + ${half}u] = l${half};
+  //#for quad in QUADS
+  right_smem[(tx * ${TY}u + ty) * ${QUADS}u + ${quad}u] = l${quad};
   //#endfor
   workgroupBarrier();
-  //#for half in 2
-  var sum${half} = vec4f();
+  //#for quad in QUADS
+  var sum${quad} = vec4f();
   for (var x = 0u; x < ${TX}u; x++) {
-    sum${half} += right_smem[(x * ${TY}u + ty) * 2u + ${half}u];
+    sum${quad} += right_smem[(x * ${TY}u + ty) * ${QUADS}u + ${quad}u];
   }
-  let logit${half} = subtrahend(m${half}) * args.to_logit;
+  let logit${quad} = subtrahend(m${quad}) * args.to_logit;
   //#endfor
   let rows = block.i1 - block.i0;
   let out_at = b * args.out_batch + h * args.out_head - args.out_first;
-  //#for r in 8
-  if (ty * 8u + ${r}u < rows) {
-    let row = ty * 8u + ${r}u;
+  //#for r in SIDE
+  if (ty * ${SIDE}u + ${r}u < rows) {
+    let row = ty * ${SIDE}u + ${r}u;
     let bad = (atomicLoad(&flags_smem[BAD_ROWS + row / 32u]) & (1u << (row % 32u))) != 0u;
     let seen = finish_row(block.head, h, m${r / 4}[${r % 4}], logit${r / 4}[${r % 4}], sum${r / 4}[${r % 4}], bad);
     //#if LSE

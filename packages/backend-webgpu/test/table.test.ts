@@ -1,0 +1,45 @@
+import { attentionProblem, FLOAT_DTYPES, plan, type FloatDType, type TensorSpec } from "@fa/core";
+import { expect, test } from "vitest";
+import { KERNELS } from "../src/kernels/table.ts";
+
+/** The default limits, without a feature. */
+const portable = {
+  dtypes: FLOAT_DTYPES,
+  maxHeadDim: 256,
+  sharedBytes: 16_384,
+  maxBufferBytes: 2 ** 28,
+  features: [],
+};
+
+/** The row for B heads of S rows and keys. */
+function rowFor(B: number, S: number, D: number, dtype: FloatDType = "float32", masked = false): string {
+  const spec: TensorSpec = { shape: [B, 1, S, D], dtype };
+  const mask: TensorSpec = { shape: [1, 1, S, S], dtype: "bool" };
+  const made = plan(attentionProblem({ q: spec, k: spec, v: spec }, masked ? { mask } : {}), portable, KERNELS);
+  return made.ok ? made.kernel.id : "none";
+}
+
+test("problems of up to 8192 query rows in all take small tiles, larger ones large tiles", () => {
+  expect(rowFor(64, 128, 64)).toBe("forward-short-128");
+  expect(rowFor(65, 128, 64)).toBe("forward-64");
+  expect(rowFor(16, 512, 128)).toBe("forward-short-128");
+  expect(rowFor(16, 513, 128)).toBe("forward-128");
+  expect(rowFor(1, 8192, 129)).toBe("forward-short-256");
+  expect(rowFor(1, 8193, 129)).toBe("forward-256");
+});
+
+test("a mask has room beside small tiles, and beside large ones of fewer rows", () => {
+  expect(rowFor(1, 100, 64, "float32", true)).toBe("forward-short-128");
+  expect(rowFor(1, 100, 256, "float32", true)).toBe("forward-short-256");
+  expect(rowFor(100, 100, 64, "float32", true)).toBe("forward-64-narrow");
+  expect(rowFor(100, 100, 256, "float32", true)).toBe("forward-256");
+});
+
+test("every dtype and head dim has a row of either kind within the default limits", () => {
+  for (const dtype of FLOAT_DTYPES) {
+    for (let D = 1; D <= 256; D++) {
+      expect(rowFor(1, 100, D, dtype)).toMatch(/^forward-short-/);
+      expect(rowFor(100, 100, D, dtype)).toMatch(/^forward-\d/);
+    }
+  }
+});
