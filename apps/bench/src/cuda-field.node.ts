@@ -4,7 +4,7 @@ import { ContestantError } from "./contest.ts";
 import { CUDA_OURS, CUDA_PEER, CUDA_QUICK_SCALE, CUDA_SCALE, CudaProgramme } from "./cuda-targets.ts";
 import type { Arena, Field } from "./field.node.ts";
 import type { Options } from "./options.node.ts";
-import { Remote, remoteContestant } from "./peers/remote.node.ts";
+import { askAlone, remoteContestant } from "./peers/remote.node.ts";
 import type { GpuFacts, GpuIdentity } from "./results.ts";
 import { truthsOf, type Truths } from "./truths.node.ts";
 import type { CallCost } from "./webgpu-targets.ts";
@@ -77,14 +77,7 @@ function openArena(software: boolean, peers: boolean): Arena {
         truths = truthsOf(items);
         return truths.of;
       },
-      async callCost(item) {
-        const alone = new Remote();
-        try {
-          return await alone.ask("callCost", { item, spec });
-        } finally {
-          await alone.close();
-        }
-      },
+      callCost: (item) => askAlone("callCost", { item, spec }),
     },
   };
 }

@@ -8,7 +8,7 @@ import type { Arena, Field } from "./field.node.ts";
 import { thisMachine } from "./machine.node.ts";
 import { GRID, gridMatches, merged, OURS, PEERS, peersOn } from "./matches.ts";
 import type { Options } from "./options.node.ts";
-import { remoteContestant, remoteGauge, remoteStartUp } from "./peers/remote.node.ts";
+import { askAlone, remoteContestant, remoteGauge } from "./peers/remote.node.ts";
 import type { Entry } from "./results.ts";
 import { MEMORY_CASE, START_UP_CASE, wasmMatches, wasmTargets, type Extras } from "./wasm-targets.ts";
 
@@ -46,7 +46,7 @@ function everybody(): Contestant[] {
 
 function openArena(): Arena {
   const { gauge, close } = remoteGauge();
-  return { contestants: everybody(), gauge, startUp: remoteStartUp, close };
+  return { contestants: everybody(), gauge, startUp: (item, threads) => askAlone("startUp", { item, threads }), close };
 }
 
 function matchesOf({ peers, targets, sizes, heads, dim, chosen, quick }: Options): Match[] {

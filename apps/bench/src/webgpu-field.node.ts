@@ -3,7 +3,7 @@ import { FaError } from "@fa/core";
 import { ContestantError, type GaugeName } from "./contest.ts";
 import type { Arena, Field, GpuArena } from "./field.node.ts";
 import type { Options } from "./options.node.ts";
-import { Remote, remoteContestant } from "./peers/remote.node.ts";
+import { askAlone, Remote, remoteContestant } from "./peers/remote.node.ts";
 import type { GpuFacts } from "./results.ts";
 import { truthsOf, type Truths } from "./truths.node.ts";
 import { FULL_SCALE, GPU_OURS, GPU_PEER, QUICK_SCALE, WebgpuProgramme, type CallCost } from "./webgpu-targets.ts";
@@ -73,14 +73,7 @@ function openArena(software: boolean): Arena {
       truths = truthsOf(items);
       return truths.of;
     },
-    async callCost(item) {
-      const alone = new Remote();
-      try {
-        return await alone.ask("callCost", { item, spec: { ...ours, tier: "subgroups" } });
-      } finally {
-        await alone.close();
-      }
-    },
+    callCost: (item) => askAlone("callCost", { item, spec: { ...ours, tier: "subgroups" } }),
   };
   return {
     contestants: [

@@ -4,7 +4,7 @@ import { afterEach, describe, expect, test } from "vitest";
 import { ContestantError, type Contestant } from "../src/contest.ts";
 import { gridCase } from "../src/matches.ts";
 import { onnxModel } from "../src/peers/onnx.ts";
-import { Remote, remoteContestant, remoteGauge, remoteStartUp } from "../src/peers/remote.node.ts";
+import { askAlone, Remote, remoteContestant, remoteGauge } from "../src/peers/remote.node.ts";
 import { numbersOf, truthOf } from "../src/truth.ts";
 import { attentionCase } from "../src/cases.ts";
 
@@ -98,7 +98,7 @@ describe("a process of its own", () => {
       expect(await gauge(name, item), name).toBeGreaterThan(least);
     }
     await close();
-    expect(await remoteStartUp(gridCase(64, 64, false))).toBeGreaterThan(0);
+    expect(await askAlone("startUp", { item: gridCase(64, 64, false) })).toBeGreaterThan(0);
   });
 });
 

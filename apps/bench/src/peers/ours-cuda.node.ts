@@ -9,7 +9,7 @@ import { drawn } from "../truth.ts";
 import { costOf } from "./call-cost.ts";
 import { chainsOf, type ChainLengths, type RunChain } from "./chains.ts";
 import type { Played, Player, PlayerSpec } from "./player.ts";
-import { rowsAlone } from "./rows.ts";
+import { gpuResult } from "./rows.ts";
 
 /**
  * Turns of 50 ms, many of them: a card at its power limit slows down for all alike. The match warms it, so an entry need not.
@@ -96,18 +96,9 @@ async function place(fa: Attention, item: AttentionCase): Promise<Played> {
     chains: chainsOf(calls, CUDA_CHAINS),
     inputSets: turns.length,
     async call() {
-      const { out, lse } = await fa.attention(q, k, v, options);
+      const results = await fa.attention(q, k, v, options);
       await fa.sync();
-      return {
-        numbers: async () => ({
-          out: rowsAlone(problem, problem.resultDType, problem.Dv, await out.data()),
-          lse: rowsAlone(problem, "float32", 1, await lse.data()),
-        }),
-        dispose() {
-          out.dispose();
-          lse.dispose();
-        },
-      };
+      return gpuResult(problem, results);
     },
     free() {
       for (const tensor of [q, ...turns.flatMap((turn) => [turn.k, turn.v])]) tensor.dispose();

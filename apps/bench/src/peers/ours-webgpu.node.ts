@@ -7,7 +7,7 @@ import { costOf } from "./call-cost.ts";
 import { chainsOf, type RunChain } from "./chains.ts";
 import { MATRIX_FLAGS, openAdapter, SOFTWARE_FLAGS } from "./dawn.node.ts";
 import type { Played, Player, PlayerSpec } from "./player.ts";
-import { rowsAlone } from "./rows.ts";
+import { gpuResult } from "./rows.ts";
 
 /** What a device must have to count as of a tier. */
 const NEEDED: Readonly<Record<Tier, readonly string[]>> = {
@@ -137,18 +137,9 @@ async function place({ fa, device }: Opened, item: AttentionCase, data: CaseNumb
     chains: chainsOf({ calls, recorded, device: onDevice }[timed]),
     inputSets: keys.length,
     async call() {
-      const { out, lse } = await fa.attention(q, k, v, options);
+      const results = await fa.attention(q, k, v, options);
       await fa.sync();
-      return {
-        numbers: async () => ({
-          out: rowsAlone(problem, problem.resultDType, problem.Dv, await out.data()),
-          lse: rowsAlone(problem, "float32", 1, await lse.data()),
-        }),
-        dispose() {
-          out.dispose();
-          lse.dispose();
-        },
-      };
+      return gpuResult(problem, results);
     },
     free() {
       for (const tensor of [q, ...keys.flatMap((set) => [set.k, set.v])]) tensor.dispose();

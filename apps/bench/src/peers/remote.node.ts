@@ -121,11 +121,14 @@ export function remoteGauge(): { readonly gauge: Gauge; readonly close: () => Pr
   return { gauge: (name, item) => remote.ask("gauge", { name, item }), close: () => remote.close() };
 }
 
-/** Of ours, in a process that has just started. */
-export async function remoteStartUp(item: AttentionCase, threads?: number): Promise<number> {
+/** Asks a process that has just started, and ends it. */
+export async function askAlone<Name extends keyof Questions>(
+  name: Name,
+  argument: Questions[Name][0],
+): Promise<Questions[Name][1]> {
   const remote = new Remote();
   try {
-    return await remote.ask("startUp", { item, threads });
+    return await remote.ask(name, argument);
   } finally {
     await remote.close();
   }

@@ -1,5 +1,6 @@
-import { decode, type AttentionProblem, type FloatDType, type TensorData } from "@fa/core";
+import { decode, type AttentionProblem, type FloatDType, type Tensor, type TensorData } from "@fa/core";
 import { headsToCheck, rowsToCheck } from "../verify.ts";
+import type { Output } from "./player.ts";
 
 /**
  * The rows of a result that are checked, as numbers.
@@ -24,4 +25,21 @@ export function rowsAlone(problem: AttentionProblem, dtype: FloatDType, width: n
   const numbers = Float32Array.from(decode(dtype, taken));
   if (numbers.length !== heads.length * rows.length * width) throw new Error(`a result of ${byteLength} bytes`);
   return numbers;
+}
+
+/** What a call of ours gave: of large tensors only the rows that are checked leave the device's process. */
+export function gpuResult(
+  problem: AttentionProblem,
+  { out, lse }: { readonly out: Tensor; readonly lse: Tensor },
+): Output {
+  return {
+    numbers: async () => ({
+      out: rowsAlone(problem, problem.resultDType, problem.Dv, await out.data()),
+      lse: rowsAlone(problem, "float32", 1, await lse.data()),
+    }),
+    dispose() {
+      out.dispose();
+      lse.dispose();
+    },
+  };
 }
