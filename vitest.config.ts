@@ -4,6 +4,7 @@
 import { playwright } from "@vitest/browser-playwright";
 import { defaultClientConditions, defaultServerConditions } from "vite";
 import { defineConfig, type TestProjectInlineConfiguration } from "vitest/config";
+import { BaseSequencer, type TestSpecification } from "vitest/node";
 import {
   CHROMIUM_ARGS,
   CHROMIUM_WEBGPU_ARGS,
@@ -61,10 +62,21 @@ function browser(executablePath: string): TestProjectInlineConfiguration {
   };
 }
 
+/** What software adapters compile shaders for, minutes each, first, so that no core waits for one at the end. */
+class LongestFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    // oxlint-disable-next-line unicorn/no-array-sort -- not of an array: the order that vitest would take
+    const sorted = await super.sort(files);
+    const isLong = ({ moduleId }: TestSpecification): boolean => moduleId.includes("/conformance.webgpu.");
+    return [...sorted.filter(isLong), ...sorted.filter((file) => !isLong(file))];
+  }
+}
+
 const chromium = findChromium();
 
 export default defineConfig({
   test: {
+    sequence: { sequencer: LongestFirst },
     projects: chromium.found ? [node, browser(chromium.path)] : [node],
   },
 });
