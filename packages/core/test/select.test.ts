@@ -258,6 +258,9 @@ describe("measured: remembered", () => {
     return { slow, fast, identified, backends: () => [identified(slow), identified(fast)] };
   }
 
+  const item = (times: readonly object[]): string =>
+    JSON.stringify({ date: "x", candidates: times.map((time) => ({ name: "a", reason: "b", ...time })) });
+
   function newStore() {
     const kept = new Map<string, string>();
     const store = {
@@ -330,6 +333,8 @@ describe("measured: remembered", () => {
     ["is cut short", () => `{"date":"2026-`],
     ["is something else", () => `{"candidates":[{"name":7}],"date":"x"}`],
     ["names fewer candidates", () => `{"candidates":[],"date":"x"}`],
+    ["has a time that is no number", () => item([{ ms: "fast" }, { ms: 1 }])],
+    ["has no time at all", () => item([{}, {}])],
     [
       "throws",
       () => {
