@@ -3,6 +3,7 @@ import { bytesPerElement, checkDType, isFloat, type DType, type FloatDType, type
 import { FaError, refuse, show } from "./errors.ts";
 import { describePlan, plan, refusalError, type KernelRow, type Plan } from "./plan.ts";
 import {
+  ATTENTION_OPTIONS,
   attentionBackwardProblem,
   attentionProblem,
   checkOptions,
@@ -506,14 +507,15 @@ interface Call {
 const KNOWN_CALLS = 256;
 
 /**
- * All that validation and planning see of an `attention` call, as text; undefined where options hold more than numbers, words, a window and
- * tensors.
+ * All that validation and planning see of an `attention` call, as text; undefined where options hold more than known names of numbers, words,
+ * a window and tensors.
  */
 function callKey(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): string | undefined {
   let key = `${Tensor.kind(q)} ${Tensor.kind(k)} ${Tensor.kind(v)}`;
   if (typeof options !== "object" || options === null) return undefined;
   if (Object.getPrototypeOf(options) !== Object.prototype) return undefined;
   for (const name of Object.keys(options)) {
+    if (!ATTENTION_OPTIONS.includes(name)) return undefined;
     const value: unknown = (options as Record<string, unknown>)[name];
     if (typeof value === "number" || typeof value === "boolean" || value === undefined) key += ` ${name}=${value}`;
     else if (typeof value === "string") key += ` ${name}=${JSON.stringify(value)}`;

@@ -105,7 +105,8 @@ export interface DropoutOptions {
 /** Tensors that options carry, by name. */
 export const OPTION_TENSORS = ["alibiSlopes", "bias", "mask", "sinks"] as const;
 
-const ATTENTION_OPTIONS = [
+/** Names of the options of `attention`. */
+export const ATTENTION_OPTIONS: readonly string[] = [
   "scale",
   "causal",
   "window",
@@ -115,7 +116,7 @@ const ATTENTION_OPTIONS = [
   "layout",
   "returnLse",
   "blockSize",
-] as const;
+];
 
 /** Head dims that every back end takes. */
 export const MAX_HEAD_DIM = 256;

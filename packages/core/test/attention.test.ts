@@ -189,6 +189,11 @@ describe("the call", () => {
     });
     await expect(tiled.attention(q, q, q, { causal: "true" } as never)).rejects.toMatchObject({ code: "FA_OPTION" });
     await expect(tiled.attention(q, q, q, new Map() as AttentionOptions)).rejects.toMatchObject({ code: "FA_OPTION" });
+    // As text the two calls are alike.
+    await tiled.attention(q, q, q, { causal: true, scale: 1 });
+    await expect(tiled.attention(q, q, q, { "causal=true scale": 1 } as never)).rejects.toMatchObject({
+      code: "FA_OPTION",
+    });
     await tiled.attention(q, q, q);
     await expect(tiled.attention(q, q, q, [] as AttentionOptions)).rejects.toMatchObject({ code: "FA_OPTION" });
     q.dispose();
