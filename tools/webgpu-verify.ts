@@ -34,7 +34,7 @@ const TIERS: Readonly<Record<string, Tier>> = {
   float16Scores: { options: { tier: "matrix", float16Scores: true }, only: "float16" },
 };
 /** So many that none takes much longer than others, so few that starting a process is little beside them. */
-const PARTS = 32;
+const PARTS = 64;
 
 const { values: flags } = parseArgs({
   options: {
