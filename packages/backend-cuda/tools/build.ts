@@ -141,11 +141,17 @@ function includes(): string[] {
 const sha256 = (...contents: (string | Uint8Array)[]): string =>
   contents.reduce((hash, content) => hash.update(content), createHash("sha256")).digest("hex");
 
-/** Everything that a source may include. */
-function hashOfHeaders(): string {
-  const paths = globSync("**/*.{h,cuh}", { cwd: native }).toSorted();
-  return sha256(...paths.flatMap((path) => [path, readFileSync(join(native, path))]));
+/** A source and all of ours that it includes, and they include; paths in native/. Also what stands behind an `#if` that is not taken. */
+function filesOf(source: string, found: Set<string> = new Set()): ReadonlySet<string> {
+  if (found.has(source) || !existsSync(join(native, source))) return found;
+  found.add(source);
+  for (const [, path] of readFileSync(join(native, source), "utf8").matchAll(/^\s*#\s*include "(.+)"/gm))
+    filesOf(join(dirname(source), path), found);
+  return found;
 }
+
+const hashOfFiles = (paths: Iterable<string>): string =>
+  sha256(...[...paths].toSorted().flatMap((path) => [path, readFileSync(join(native, path))]));
 
 /** What is beside an addon: what it was made from. */
 interface Stamp {
@@ -156,8 +162,12 @@ interface Stamp {
   readonly binary: string;
 }
 
+/** Of these sources and of all headers there are. */
 const hashOfSources = (sources: readonly string[]): string =>
-  sha256(hashOfHeaders(), ...sources.flatMap((path) => [path, readFileSync(join(native, path))]));
+  sha256(
+    hashOfFiles(globSync("**/*.{h,cuh}", { cwd: native })),
+    ...sources.flatMap((path) => [path, readFileSync(join(native, path))]),
+  );
 
 function stampOf({ sources, compile, link, compiler, archs }: Variant, binary: string): string {
   const hidden = (text: string): string => text.replaceAll(packageFolder, "").replace(/\/\S*\/node_modules/g, "");
@@ -192,9 +202,9 @@ export function complaints(output: string): string[] {
 }
 
 /** Objects are kept by what they are made from. */
-async function compileOne({ compile }: Variant, source: string, headers: string): Promise<string> {
+async function compileOne({ compile }: Variant, source: string): Promise<string> {
   const command = compile(source);
-  const key = sha256(headers, JSON.stringify(command), readFileSync(join(native, source)));
+  const key = sha256(JSON.stringify(command), hashOfFiles(filesOf(source)));
   const object = join(cache, "objects", `${basename(source)}-${key.slice(0, 24)}.o`);
   const log = `${object}.log`;
   if (!existsSync(object) || !existsSync(log)) {
@@ -224,12 +234,11 @@ function report(log: string): void {
 async function build(variant: Variant): Promise<void> {
   mkdirSync(join(cache, "objects"), { recursive: true });
   mkdirSync(dirname(variant.out), { recursive: true });
-  const headers = hashOfHeaders();
   const objects: string[] = [];
   const waiting = [...variant.sources.entries()];
   const worker = async (): Promise<void> => {
     for (let next = waiting.shift(); next; next = waiting.shift()) {
-      objects[next[0]] = await compileOne(variant, next[1], headers);
+      objects[next[0]] = await compileOne(variant, next[1]);
     }
   };
   await Promise.all(Array.from({ length: availableParallelism() }, worker));
