@@ -1,10 +1,11 @@
 // The part of the CUDA runtime that launch.cu calls, on the host's own memory. Work is done when the call that asks for it
-// returns. Faults are made by environment variables, read at each call:
+// returns. What the device is, and faults, are environment variables, read at each call:
 //
-//   FA_EMULATED_DRIVER    what cudaDriverGetVersion says; 0: there is no driver
-//   FA_EMULATED_DEVICES   how many devices there are
-//   FA_EMULATED_MEMORY    bytes that a device has
-//   FA_EMULATED_ERROR     the error that every call gives from now on, as after an illegal access
+//   FA_EMULATED_CAPABILITY  the device's compute capability: 89, or 90 for the kernels for sm_90a
+//   FA_EMULATED_DRIVER      what cudaDriverGetVersion says; 0: there is no driver
+//   FA_EMULATED_DEVICES     how many devices there are
+//   FA_EMULATED_MEMORY      bytes that a device has
+//   FA_EMULATED_ERROR       the error that every call gives from now on, as after an illegal access
 #pragma once
 
 #include <cstddef>
@@ -19,6 +20,7 @@ enum : int {
   cudaErrorInvalidDevice = 101,
   cudaErrorNotReady = 600,
   cudaErrorIllegalAddress = 700,
+  cudaErrorNotSupported = 801,
 };
 #define CUDART_VERSION 13000
 

@@ -1,10 +1,11 @@
-#include "emulate.h"
+#include "hopper.h"
 
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -73,21 +74,14 @@ std::uint8_t* shared;
 bool barrier_or, barrier_result;
 unsigned progress;
 std::mutex one_launch;
-
-[[noreturn]] void fail(const char* what) {
-  std::fprintf(stderr, "emulated CUDA: %s (block %u, thread %u)\n", what, block_index.x, current);
-  std::abort();
-}
+bool reverse;
+/** What is under way: see copy_later. */
+std::deque<std::function<void()>> copies;
 
 void enter(unsigned fiber) {
   current = fiber;
   thread_index = {fiber, 0, 0};
   fa_emulate_switch(&scheduler, fibers[fiber].pointer);
-}
-
-/** Back to the scheduler, until it is this thread's turn again. */
-void yield() {
-  fa_emulate_switch(&fibers[current].pointer, scheduler);
 }
 
 void body() {
@@ -112,36 +106,49 @@ void prepare(Fiber& fiber) {
   fiber.open.clear();
 }
 
-/** Runs a warp until each of its threads is done or at the barrier. */
+/** Runs a warp until each of its threads is done, at the barrier, or waits for what others do. */
 void run_warp(unsigned warp, unsigned threads) {
   const unsigned first = warp * 32, end = std::min(first + 32, threads);
-  for (;;) {
-    bool running = false;
-    const unsigned before = progress;
+  unsigned before;
+  bool running;
+  do {
+    before = progress;
+    running = false;
     for (unsigned n = first; n < end; n++) {
       if (fibers[n].state != State::RUNNING) continue;
       enter(n);
       running = running || fibers[n].state == State::RUNNING;
     }
-    if (!running) return;
-    if (progress == before) fail("part of a warp waits for lanes that do not come");
-  }
+  } while (running && progress != before);
 }
 
-void run_block(unsigned threads, bool reverse) {
+void run_block(unsigned threads) {
   const unsigned count = (threads + 31) / 32;
   for (unsigned n = 0; n < threads; n++) prepare(fibers[n]);
   for (Warp& warp : warps) warp.arrived = 0;
   barrier_or = false;
+  begin_block(threads);
   for (;;) {
+    const unsigned before = progress;
     for (unsigned w = 0; w < count; w++) run_warp(reverse ? count - 1 - w : w, threads);
-    unsigned done = 0;
-    for (unsigned n = 0; n < threads; n++) done += fibers[n].state == State::DONE;
-    if (done == threads) return;
-    if (done > 0) fail("part of the block waits at a barrier for threads that are done");
-    barrier_result = std::exchange(barrier_or, false);
-    for (unsigned n = 0; n < threads; n++) fibers[n].state = State::RUNNING;
+    unsigned done = 0, waiting = 0;
+    for (unsigned n = 0; n < threads; n++) {
+      done += fibers[n].state == State::DONE;
+      waiting += fibers[n].state == State::AT_BARRIER;
+    }
+    if (done == threads) break;
+    if (done + waiting == threads) {
+      if (done > 0) fail("part of the block waits at a barrier for threads that are done");
+      barrier_result = std::exchange(barrier_or, false);
+      for (unsigned n = 0; n < threads; n++) fibers[n].state = State::RUNNING;
+    } else if (progress == before) {
+      if (copies.empty()) fail("threads wait for what does not come");
+      const auto copy = std::move(copies.front());
+      copies.pop_front();
+      copy();
+    }
   }
+  if (!copies.empty()) fail("copies are under way when the block ends");
 }
 
 float half_to_float(u32 bits) {
@@ -157,14 +164,6 @@ float bits_to_float(u32 bits) {
   float x;
   std::memcpy(&x, &bits, 4);
   return x;
-}
-
-/** Toward zero. */
-float truncate(double x) {
-  float y = static_cast<float>(x);
-  if (std::isfinite(y) && std::fabs(static_cast<double>(y)) > std::fabs(x)) y = std::nextafterf(y, 0.f);
-  if (std::isinf(y) && std::isfinite(x)) y = std::copysign(3.4028234663852886e38f, y);
-  return y;
 }
 
 /** d + a b for fragments of `PER` elements a word; in: a[4], b[2], d[4]. */
@@ -229,12 +228,34 @@ void load_matrices(Exchange& exchange) {
 
 }  // namespace
 
+[[noreturn]] void fail(const char* what) {
+  std::fprintf(stderr, "emulated CUDA: %s (block %u, thread %u)\n", what, block_index.x, current);
+  std::abort();
+}
+
+unsigned thread() { return current; }
+void moved() { progress++; }
+/** Back to the scheduler, until it is this thread's turn again. */
+void yield() { fa_emulate_switch(&fibers[current].pointer, scheduler); }
+
+void copy_later(std::function<void()> copy) {
+  if (reverse) copy();
+  else copies.push_back(std::move(copy));
+}
+
+float truncate(double x) {
+  float y = static_cast<float>(x);
+  if (std::isfinite(y) && std::fabs(static_cast<double>(y)) > std::fabs(x)) y = std::nextafterf(y, 0.f);
+  if (std::isinf(y) && std::isfinite(x)) y = std::copysign(3.4028234663852886e38f, y);
+  return y;
+}
+
 std::uint8_t* shared_base() { return shared; }
 
 void launch(unsigned grid, unsigned threads, std::size_t sharedBytes, const std::function<void()>& kernel) {
   const std::lock_guard<std::mutex> lock(one_launch);
   const char* order = std::getenv("FA_EMULATE_ORDER");
-  const bool reverse = order && std::strcmp(order, "reverse") == 0;
+  reverse = order && std::strcmp(order, "reverse") == 0;
   if (sharedBytes > SHARED_BYTES) fail("more shared memory than there is");
   static std::uint8_t* pages = [] {
     void* at = mmap(nullptr, SHARED_BYTES + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -251,7 +272,7 @@ void launch(unsigned grid, unsigned threads, std::size_t sharedBytes, const std:
   for (unsigned block = 0; block < grid; block++) {
     block_index = {reverse ? grid - 1 - block : block, 0, 0};
     std::memset(shared, 0xff, sharedBytes);
-    run_block(threads, reverse);
+    run_block(threads);
   }
 }
 
@@ -296,6 +317,15 @@ u32 shuffle_xor(u32 value, int mask) {
   u32 out;
   collective(in, 2, &out, 1, [](Exchange& exchange) {
     for (u32 lane = 0; lane < 32; lane++) exchange.out[lane][0] = exchange.in[lane ^ exchange.in[lane][1]][0];
+  });
+  return out;
+}
+
+u32 shuffle(u32 value, int from) {
+  const u32 in[2] = {value, static_cast<u32>(from)};
+  u32 out;
+  collective(in, 2, &out, 1, [](Exchange& exchange) {
+    for (u32 lane = 0; lane < 32; lane++) exchange.out[lane][0] = exchange.in[exchange.in[lane][1]][0];
   });
   return out;
 }
@@ -378,10 +408,11 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   return sticky();
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount       ? 4
-           : attribute == cudaDevAttrComputeCapabilityMajor  ? 9
-           : attribute == cudaDevAttrComputeCapabilityMinor  ? 0
-                                                             : static_cast<int>(emulate::SHARED_BYTES);
+  const int capability = static_cast<int>(setting("FA_EMULATED_CAPABILITY", 89));
+  *value = attribute == cudaDevAttrMultiProcessorCount      ? 4
+           : attribute == cudaDevAttrComputeCapabilityMajor ? capability / 10
+           : attribute == cudaDevAttrComputeCapabilityMinor ? capability % 10
+                                                            : static_cast<int>(emulate::SHARED_BYTES);
   return sticky();
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {

@@ -32,6 +32,22 @@ std::uint8_t* shared_base();
 
 void launch(unsigned grid, unsigned threads, std::size_t sharedBytes, const std::function<void()>& kernel);
 
+/** Of the block. */
+unsigned thread();
+/** Something has happened that another thread may wait for. */
+void moved();
+/** Lets other threads run. */
+void yield();
+template <class Done>
+void wait_until(const Done& done) {
+  while (!done()) yield();
+}
+/** What nobody waits for yet: done when no thread can go on without it, or in reverse order at once. */
+void copy_later(std::function<void()> copy);
+[[noreturn]] void fail(const char* what);
+/** Toward zero. */
+float truncate(double x);
+
 void sync_block();
 bool sync_block_or(bool value);
 
@@ -44,6 +60,7 @@ struct Exchange {
 void collective(const u32* in, int inWords, u32* out, int outWords, void (*compute)(Exchange&));
 
 u32 shuffle_xor(u32 value, int mask);
+u32 shuffle(u32 value, int lane);
 bool warp_any(bool value);
 
 void cp_async16(u32 to_smem, const void* from_gmem, u32 bytes);
@@ -63,6 +80,7 @@ void mma_tf32(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1);
 }  // namespace emulate
 
 #define __global__
+#define __grid_constant__
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
@@ -93,6 +111,13 @@ inline float __shfl_xor_sync(unsigned, float value, int mask) {
 inline std::uint32_t __shfl_xor_sync(unsigned, std::uint32_t value, int mask) {
   return emulate::shuffle_xor(value, mask);
 }
+inline int __shfl_sync(unsigned, int value, int lane) {
+  return static_cast<int>(emulate::shuffle(static_cast<std::uint32_t>(value), lane));
+}
+inline float __fmaf_rn(float a, float b, float c) { return std::fmaf(a, b, c); }
+struct uint4 {
+  unsigned x, y, z, w;
+};
 inline std::uint32_t __umulhi(std::uint32_t a, std::uint32_t b) {
   return static_cast<std::uint32_t>((static_cast<std::uint64_t>(a) * b) >> 32);
 }

@@ -222,16 +222,6 @@ FA_DEVICE void produce(const Attention& p, const CUtensorMap& k, const CUtensorM
 
 // ---- what is not finite
 
-/** 0 x + sum for two elements: stays 0 while each x is finite, and is NaN ever after. */
-FA_DEVICE u32 add_zero_times(u32 x, u32 sum, Float16) {
-  asm("fma.rn.f16x2 %0, %1, %2, %0;" : "+r"(sum) : "r"(x), "r"(0));
-  return sum;
-}
-FA_DEVICE u32 add_zero_times(u32 x, u32 sum, Bfloat16) {
-  asm("fma.rn.bf16x2 %0, %1, %2, %0;" : "+r"(sum) : "r"(x), "r"(0));
-  return sum;
-}
-
 FA_DEVICE bool is_zero(u32 sum) { return (sum & 0x7fff7fffu) == 0; }
 
 /** Puts 0 where a tile is not finite, and says whether it was anywhere. By INSPECTORS threads together. */
@@ -492,7 +482,7 @@ struct Consumer {
     u64 q = descriptor(shared.q[qPlace] + group * 64 * PANEL_ROW_BYTES, 0);
     const u64 k = descriptor(shared.k[place], 0);
     // Where acc needs most registers, what is added to q is not to be kept from step to step.
-    if constexpr (HD > 128) asm volatile("" : "+l"(q));
+    if constexpr (HD > 128) keep_apart(q);
 #pragma unroll
     for (int n = 0; n < HD / 16; n++) {
       const int panel = n / 4, column = n % 4 * K_STEP;
@@ -697,8 +687,7 @@ __global__ void __launch_bounds__(Tile::THREADS, 1)
     forward_hopper(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
                    const __grid_constant__ CUtensorMap v, const __grid_constant__ Attention p,
                    const __grid_constant__ Schedule schedule) {
-  extern __shared__ __align__(1024) u8 hopper_smem[];
-  HopperShared<Tile>& shared = *reinterpret_cast<HopperShared<Tile>*>(hopper_smem);
+  HopperShared<Tile>& shared = *reinterpret_cast<HopperShared<Tile>*>(tiles_base());
   constexpr int CONSUMER_WARPS = 4 * Tile::WARPGROUPS;
   if (threadIdx.x == 0) {
     for (int n = 0; n < WORK_SLOTS; n++) {

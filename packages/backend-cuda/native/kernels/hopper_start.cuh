@@ -61,7 +61,7 @@ cudaError_t start_hopper(const Attention& p, int processors, cudaStream_t stream
   if (error == cudaSuccess) error = map_of<T>(v, p.v_gmem, p.v, p.Dv, p.Skv, p.Hkv, p.B, Tile::KV);
   if (error != cudaSuccess) return error;
   const unsigned grid = static_cast<unsigned>(least<i64>(tiles, processors));
-  kernel<<<grid, Tile::THREADS, Tile::SHARED_BYTES, stream>>>(q, k, v, p, schedule);
+  FA_LAUNCH(kernel, grid, Tile::THREADS, Tile::SHARED_BYTES, stream, q, k, v, p, schedule);
   return cudaGetLastError();
 }
 

@@ -122,6 +122,7 @@ FA_DEVICE float exp2_flushed(float x) {
 
 #ifdef FA_EMULATED
 FA_DEVICE float exp2_approx(float x) { return exp2f(x); }
+FA_DEVICE float exp2_flushed(float x) { return x < -126.f ? 0.f : exp2f(x); }
 #endif
 
 FA_DEVICE u32 float_bits(float x) {

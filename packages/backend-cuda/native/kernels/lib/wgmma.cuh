@@ -9,16 +9,38 @@
 
 #include "dtype.cuh"
 
+#ifdef FA_EMULATED
+#include "../../emulate/hopper.h"
+#endif
+
 namespace fa {
 
 constexpr int PANEL_ELEMS = 64, PANEL_ROW_BYTES = 128;
+using Barrier = u64;
+
+#ifdef FA_EMULATED
+
+using namespace emulate::sm90a;
+template <class T, int N>
+using Wgmma = emulate::Wgmma<std::is_same_v<T, Float16>, N>;
+
+FA_DEVICE u8* tiles_base() { return shared_base(); }
+FA_DEVICE void keep_apart(u64&) {}
+FA_DEVICE u32 add_zero_times(u32 x, u32 sum, Float16) { return emulate::add_zero_times(x, sum, 0x7c00); }
+FA_DEVICE u32 add_zero_times(u32 x, u32 sum, Bfloat16) { return emulate::add_zero_times(x, sum, 0x7f80); }
+
+#else
+
+/** Dynamic shared memory of the block; tiles begin at multiples of 1024 bytes. */
+FA_DEVICE u8* tiles_base() {
+  extern __shared__ __align__(1024) u8 tiles_smem[];
+  return tiles_smem;
+}
 
 FA_DEVICE u32 smem_of(const void* pointer) { return static_cast<u32>(__cvta_generic_to_shared(pointer)); }
 
 // ---- mbarrier: a phase is over when `arrivals` have come and all bytes that were expected. Waiting for parity 0 of a new one waits
 // for its first phase; waiting for parity 1 does not wait at all.
-
-using Barrier = u64;
 
 FA_DEVICE void barrier_init(Barrier& barrier, u32 arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(smem_of(&barrier)), "r"(arrivals) : "memory");
@@ -171,5 +193,20 @@ FA_WGMMA_BOTH(192, 96, "%96", "%97", "%98", "%99", "%100")
 FA_WGMMA_BOTH(256, 128, "%128", "%129", "%130", "%131", "%132")
 #undef FA_WGMMA_BOTH
 #undef FA_WGMMA
+
+/** What is made from x is made again each time, and not kept in registers. */
+FA_DEVICE void keep_apart(u64& x) { asm volatile("" : "+l"(x)); }
+
+/** 0 x + sum for two elements: stays 0 while each x is finite, and is NaN ever after. */
+FA_DEVICE u32 add_zero_times(u32 x, u32 sum, Float16) {
+  asm("fma.rn.f16x2 %0, %1, %2, %0;" : "+r"(sum) : "r"(x), "r"(0));
+  return sum;
+}
+FA_DEVICE u32 add_zero_times(u32 x, u32 sum, Bfloat16) {
+  asm("fma.rn.bf16x2 %0, %1, %2, %0;" : "+r"(sum) : "r"(x), "r"(0));
+  return sum;
+}
+
+#endif
 
 }  // namespace fa
