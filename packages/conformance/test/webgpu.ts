@@ -1,5 +1,6 @@
 import { KERNELS, webgpu, type Tuning, type WebgpuOptions } from "@fa/backend-webgpu";
-import { describe, it } from "vitest";
+import { describe, expect, it } from "vitest";
+import { create, globals } from "webgpu";
 import { SOFTWARE, useDriver } from "../../../tools/software-gpu.ts";
 import { conformanceChecks, type ConformanceOptions } from "../src/runner.ts";
 import { describeConformance } from "./suite.ts";
@@ -39,6 +40,40 @@ async function forLargeTiles(): Promise<Tuning> {
   return { device: device!, choices };
 }
 
+/** How many lanes a subgroup has in truth, whatever the driver says: counted by a shader. */
+async function subgroupSize(): Promise<number> {
+  const { GPUBufferUsage: Usage, GPUMapMode: MapMode } = globals as typeof globalThis;
+  const adapter = await create([...SOFTWARE.dawn]).requestAdapter();
+  const device = await adapter!.requestDevice({ requiredFeatures: ["subgroups"] });
+  const module = device.createShaderModule({
+    code: `enable subgroups;
+@group(0) @binding(0) var<storage, read_write> size: u32;
+@compute @workgroup_size(64) fn main(@builtin(local_invocation_index) i: u32) {
+  let lanes = subgroupAdd(1u);
+  if (i == 0) { size = lanes; }
+}`,
+  });
+  const pipeline = await device.createComputePipelineAsync({ layout: "auto", compute: { module } });
+  const size = device.createBuffer({ size: 4, usage: Usage.STORAGE | Usage.COPY_SRC });
+  const read = device.createBuffer({ size: 4, usage: Usage.MAP_READ | Usage.COPY_DST });
+  const bindings = device.createBindGroup({
+    layout: pipeline.getBindGroupLayout(0),
+    entries: [{ binding: 0, resource: { buffer: size } }],
+  });
+  const encoder = device.createCommandEncoder();
+  const pass = encoder.beginComputePass();
+  pass.setPipeline(pipeline);
+  pass.setBindGroup(0, bindings);
+  pass.dispatchWorkgroups(1);
+  pass.end();
+  encoder.copyBufferToBuffer(size, 0, read, 0, 4);
+  device.queue.submit([encoder.finish()]);
+  await read.mapAsync(MapMode.READ);
+  const [n] = new Uint32Array(read.getMappedRange());
+  device.destroy();
+  return n;
+}
+
 /** Checks on a software adapter, or their absence by name. A file has one driver. */
 export async function describeWebgpu(
   title: string,
@@ -57,4 +92,16 @@ export async function describeWebgpu(
       it.skip(found.why, () => {});
     });
   }
+}
+
+/** Float16 on a driver with subgroups of that size: a kernel each, forward and backward, decode, cast. */
+export async function describeSubgroups(subgroup: 4 | 8 | 16): Promise<void> {
+  const title = `WebGPU with float16 and subgroups of ${subgroup}`;
+  const lane = { driver: "lavapipe", subgroup } as const;
+  await describeWebgpu(title, { ...lane, only: "float16 golden causal_bottom_right_longer_keys" });
+  await describeWebgpu(title, { ...lane, only: "float16 golden causal_one_query_bottom_right" });
+  await describeWebgpu(title, { ...lane, capabilities: ["cast"] });
+  it.runIf(useDriver("lavapipe", { subgroup }).here)(`shaders run in subgroups of ${subgroup}`, async () => {
+    expect(await subgroupSize()).toBe(subgroup);
+  });
 }
