@@ -1,4 +1,4 @@
-import type { Backend, BackendProvider, Bindings, Capabilities, MemoryUse, Roof } from "./backend.ts";
+import type { Backend, BackendProvider, Capabilities, MemoryUse, Roof } from "./backend.ts";
 import { bytesPerElement, checkDType, isFloat, type DType, type FloatDType, type TensorData } from "./dtype.ts";
 import { FaError, refuse, show } from "./errors.ts";
 import { describePlan, plan, refusalError, type KernelRow, type Plan } from "./plan.ts";
@@ -198,7 +198,7 @@ export class Attention {
   async attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Promise<AttentionResult> {
     const bindings = this.#bind("attention", { q, k, v }, options);
     const call = this.#attentionCall(q, k, v, options);
-    return (await this.#run("attention", call, bindings)) as unknown as AttentionResult;
+    return this.#run("attention", call, bindings) as unknown as AttentionResult | Promise<AttentionResult>;
   }
 
   /**
@@ -332,13 +332,13 @@ export class Attention {
     const problem = attentionProblem({ q, k, v }, options);
     const backend = this.#backend;
     if (!backend.encode) this.#lacks("encode", "lists of commands to record into");
-    const { planned, specs } = this.#call("encode", problem, attentionResults(problem, options));
-    const made = this.#results(specs);
+    const { planned, results } = this.#call("encode", problem, attentionResults(problem, options));
+    const tensors = this.#allocate(results, bindings);
     try {
-      backend.encode(encoder, planned, { ...bindings, ...made.buffers });
-      return made.tensors as unknown as AttentionResult;
+      backend.encode(encoder, planned, bindings);
+      return tensors as unknown as AttentionResult;
     } catch (error) {
-      made.dispose();
+      disposeAll(tensors);
       throw error;
     }
   }
@@ -397,9 +397,9 @@ export class Attention {
   }
 
   /** The buffers of live tensors of this instance, by name; the tensors that options carry among them. */
-  #bind(where: string, tensors: Readonly<Record<string, unknown>>, options: AttentionOptions = {}): Bindings {
+  #bind(where: string, tensors: Readonly<Record<string, unknown>>, options: AttentionOptions = {}): Buffers {
     this.#checkOpen(where);
-    const bindings: Record<string, Storage["buffer"]> = {};
+    const bindings: Buffers = {};
     for (const name in tensors) bindings[name] = this.#bufferOf(where, name, tensors[name]);
     if (typeof options === "object" && options !== null) {
       for (const name of OPTION_TENSORS) {
@@ -439,8 +439,11 @@ export class Attention {
 
   #call(where: string, problem: Problem, specs: ResultSpecs): Call {
     const planned = this.#plan(where, problem);
-    for (const { shape } of Object.values(specs)) checkShape(where, shape);
-    return { planned, specs };
+    const results = Object.entries(specs).map(([name, { shape, dtype }]): Result => {
+      checkShape(where, shape);
+      return { name, shape: Object.freeze([...shape]), dtype, bytes: elementsOf(shape) * bytesPerElement(dtype) };
+    });
+    return { planned, results };
   }
 
   #plan<P extends Problem>(where: string, problem: P): Plan<P> {
@@ -450,39 +453,41 @@ export class Attention {
     return planned;
   }
 
-  /** Allocates the results and enqueues. On failure the results are freed and nothing else has changed. */
-  async #run(where: string, { planned, specs }: Call, inputs: Bindings): Promise<Record<string, Tensor>> {
-    const { tensors, buffers, dispose } = this.#results(specs);
-    try {
-      const running = this.#backend.run(planned, { ...inputs, ...buffers });
-      if (running) await running;
-      return tensors;
-    } catch (error) {
-      dispose();
+  /**
+   * Allocates the results, adds them to the bindings, and enqueues. On failure the results are freed and nothing else has changed. A back
+   * end that need not wait costs no turn of the event loop.
+   */
+  #run(where: string, { planned, results }: Call, bindings: Buffers): Tensors | Promise<Tensors> {
+    const tensors = this.#allocate(results, bindings);
+    const failed = (error: unknown): never => {
+      disposeAll(tensors);
       if (error instanceof FaError) throw error;
       throw new FaError(
         "FA_BACKEND",
         `${where}: back end ${this.#backend.name} must run the plan; got ${String(error)}. Please report it with this plan:\n${describePlan(planned)}`,
         { cause: error },
       );
+    };
+    try {
+      const running = this.#backend.run(planned, bindings);
+      return running ? running.then(() => tensors, failed) : tensors;
+    } catch (error) {
+      return failed(error);
     }
   }
 
-  /** New tensors for results, all or none. */
-  #results(specs: ResultSpecs) {
-    const tensors: Record<string, Tensor> = {};
-    const buffers: Record<string, Storage["buffer"]> = {};
-    const dispose = (): void => {
-      for (const tensor of Object.values(tensors)) tensor.dispose();
-    };
+  /** New tensors for results, all or none; their buffers join the bindings. */
+  #allocate(results: readonly Result[], bindings: Buffers): Tensors {
+    const tensors: Tensors = {};
     try {
-      for (const [name, { shape, dtype }] of Object.entries(specs)) {
-        buffers[name] = this.#backend.allocate(elementsOf(shape) * bytesPerElement(dtype));
-        tensors[name] = this.#own(buffers[name], shape, dtype);
+      for (const { name, shape, dtype, bytes } of results) {
+        const buffer = this.#backend.allocate(bytes);
+        bindings[name] = buffer;
+        tensors[name] = this.#own(buffer, shape, dtype);
       }
-      return { tensors, buffers, dispose };
+      return tensors;
     } catch (error) {
-      dispose();
+      disposeAll(tensors);
       throw error;
     }
   }
@@ -500,7 +505,21 @@ export class Attention {
 /** A call, validated and planned: what is the same whenever shapes, dtypes and options are. */
 interface Call {
   readonly planned: Plan;
-  readonly specs: ResultSpecs;
+  readonly results: readonly Result[];
+}
+
+interface Result {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly dtype: DType;
+  readonly bytes: number;
+}
+
+type Tensors = Record<string, Tensor>;
+type Buffers = Record<string, Storage["buffer"]>;
+
+function disposeAll(tensors: Tensors): void {
+  for (const tensor of Object.values(tensors)) tensor.dispose();
 }
 
 /** Calls that an instance remembers. */
