@@ -137,6 +137,29 @@ export const GPU_TFLOPS: Readonly<Record<string, number>> = {
   [GPU_PEER]: 20,
 };
 
+/** What an entry of a GPU holds besides its case: a verified time. */
+const measuredOnGpu = (ms: number, maxError: number) => ({
+  outcome: "measured" as const,
+  verification: {
+    ok: true as const,
+    against: "float64 reference, 32 rows a head",
+    maxError,
+    meanSquareError: 4e-8,
+    ofTolerance: 0.2,
+    worst: "out",
+  },
+  timing: {
+    medianMs: ms,
+    lowMs: ms,
+    highMs: ms,
+    firstMs: 2 * ms,
+    samples: 7,
+    callsPerSample: 20,
+    timer: "chains" as const,
+  },
+  peakBytes: null,
+});
+
 /** Every match of a programme played. Copying goes at 2000 GB/s; decode takes 20 µs. */
 export function playedOnGpu(
   programme: WebgpuProgramme,
@@ -148,25 +171,7 @@ export function playedOnGpu(
       return change({
         ...item.facts,
         contestant,
-        outcome: "measured",
-        verification: {
-          ok: true,
-          against: "float64 reference, 32 rows a head",
-          maxError: 3e-4,
-          meanSquareError: 4e-8,
-          ofTolerance: 0.2,
-          worst: "out",
-        },
-        timing: {
-          medianMs: ms,
-          lowMs: ms,
-          highMs: ms,
-          firstMs: 2 * ms,
-          samples: 7,
-          callsPerSample: 20,
-          timer: "chains",
-        },
-        peakBytes: null,
+        ...measuredOnGpu(ms, 3e-4),
         kernel: "made",
       });
     });
@@ -204,25 +209,7 @@ export function playedOnCuda(
       return change({
         ...item.facts,
         contestant,
-        outcome: "measured",
-        verification: {
-          ok: true,
-          against: "float64 reference, 32 of 512 rows a head, 8 of 1024 heads",
-          maxError: 3e-6,
-          meanSquareError: 4e-8,
-          ofTolerance: 0.2,
-          worst: "out",
-        },
-        timing: {
-          medianMs: ms,
-          lowMs: ms,
-          highMs: ms,
-          firstMs: 2 * ms,
-          samples: 7,
-          callsPerSample: 20,
-          timer: "chains",
-        },
-        peakBytes: null,
+        ...measuredOnGpu(ms, 3e-6),
         kernel: contestant === CUDA_OURS ? "made" : "cuDNN",
       });
     });

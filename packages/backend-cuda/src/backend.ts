@@ -2,6 +2,8 @@ import {
   DTYPES,
   FaError,
   MAX_HEAD_DIM,
+  refuseBuffer,
+  refuseDisposed,
   type Backend,
   type Bindings,
   type Capabilities,
@@ -160,15 +162,11 @@ export class CudaBackend implements Backend {
 
   #own(buffer: DeviceBuffer): CudaBuffer {
     if (this.#buffers.has(buffer)) return buffer;
-    throw new FaError(
-      "FA_TENSOR",
-      "cuda: a buffer must be a live one of this back end; got a freed or a foreign one. Allocate it here.",
-    );
+    refuseBuffer("cuda");
   }
 
   #checkOpen(): void {
     this.#device.throwIfDead();
-    if (!this.#disposed) return;
-    throw new FaError("FA_DISPOSED", "cuda: the back end must be open; got a disposed one. Open another.");
+    if (this.#disposed) refuseDisposed("cuda");
   }
 }

@@ -2,9 +2,10 @@ import {
   clockGrainMs,
   countFlops,
   DTYPES,
-  FaError,
   MAX_HEAD_DIM,
   Queue,
+  refuseBuffer,
+  refuseDisposed,
   type Backend,
   type Bindings,
   type Capabilities,
@@ -200,15 +201,12 @@ export class WasmBackend implements Backend {
 
   #open(): FaWasmModule {
     if (this.#module) return this.#module;
-    throw new FaError("FA_DISPOSED", "wasm: the back end must be open; got a disposed one. Open another.");
+    refuseDisposed("wasm");
   }
 
   #address(buffer: DeviceBuffer): number {
     if (this.#live.has(buffer)) return (buffer as WasmBuffer).address;
-    throw new FaError(
-      "FA_TENSOR",
-      "wasm: a buffer must be a live one of this back end; got a freed or a foreign one. Allocate it here.",
-    );
+    refuseBuffer("wasm");
   }
 }
 

@@ -3,6 +3,8 @@ import {
   FaError,
   MAX_HEAD_DIM,
   Queue,
+  refuseBuffer,
+  refuseDisposed,
   type Backend,
   type Bindings,
   type Capabilities,
@@ -401,15 +403,11 @@ export class WebgpuBackend implements Backend {
 
   #own(buffer: DeviceBuffer): WebgpuBuffer {
     if (this.#buffers.has(buffer)) return buffer;
-    throw new FaError(
-      "FA_TENSOR",
-      "webgpu: a buffer must be a live one of this back end; got a freed or a foreign one. Allocate it here.",
-    );
+    refuseBuffer("webgpu");
   }
 
   #checkOpen(): void {
     this.#device.throwIfLost();
-    if (!this.#disposed) return;
-    throw new FaError("FA_DISPOSED", "webgpu: the back end must be open; got a disposed one. Open another.");
+    if (this.#disposed) refuseDisposed("webgpu");
   }
 }

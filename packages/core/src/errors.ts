@@ -52,6 +52,22 @@ export function refuse(code: FaErrorCode, { where, rule, got, fix }: Complaint):
   throw new FaError(code, `${where}: ${rule}; got ${got}. ${fix}`);
 }
 
+/** What every back end says of a buffer that is not a live one of its own. */
+export function refuseBuffer(backend: string): never {
+  refuse("FA_TENSOR", {
+    where: backend,
+    rule: "a buffer must be a live one of this back end",
+    got: "a freed or a foreign one",
+    fix: "Allocate it here.",
+  });
+}
+
+/** What every back end says once it is disposed. */
+export function refuseDisposed(backend: string): never {
+  const rule = "the back end must be open";
+  refuse("FA_DISPOSED", { where: backend, rule, got: "a disposed one", fix: "Open another." });
+}
+
 const MAX_SHOWN = 60;
 
 /** A value as it appears in an error message: short, one line, never throwing. */

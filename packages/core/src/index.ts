@@ -12,7 +12,16 @@ export {
   type LinearGradients,
 } from "./attention.ts";
 export { Tensor } from "./tensor.ts";
-export { FaError, nearest, refuse, show, type Complaint, type FaErrorCode } from "./errors.ts";
+export {
+  FaError,
+  nearest,
+  refuse,
+  refuseBuffer,
+  refuseDisposed,
+  show,
+  type Complaint,
+  type FaErrorCode,
+} from "./errors.ts";
 export { reference, type ReferenceOptions } from "./reference/backend.ts";
 export type { CandidateReport, Selection } from "./select.ts";
 export type { SelectionStore } from "./remembered.ts";
