@@ -76,6 +76,8 @@ const chromium = findChromium();
 
 export default defineConfig({
   test: {
+    // Vitest leaves one core alone, which is half of them where there are two.
+    maxWorkers: "100%",
     sequence: { sequencer: LongestFirst },
     projects: chromium.found ? [node, browser(chromium.path)] : [node],
   },
