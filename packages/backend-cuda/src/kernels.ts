@@ -35,8 +35,8 @@ export interface AttentionTile {
   readonly sharedBytes: number;
 }
 
-const decode = (bytes: 2 | 4, headDim: number, kv: number, sharedBytes: number) =>
-  ({ op: "attention", family: "decode", bytes, headDim, tile: { q: 16, kv }, sharedBytes }) as const;
+const decode = (bytes: 2 | 4, headDim: number, sharedBytes: number) =>
+  ({ op: "attention", family: "decode", bytes, headDim, tile: { q: 8, kv: 16 }, sharedBytes }) as const;
 const generic = (op: AttentionTile["op"], bytes: 2 | 4, headDim: number, tile: Tile, sharedBytes: number) =>
   ({ op, family: "generic", bytes, headDim, tile, sharedBytes }) as const;
 
@@ -45,12 +45,12 @@ const hopper = (family: "hopper" | "hopperGeneral", headDim: number, tile: Tile,
 
 /** Rows of the attention kernels, in the order in which they are tried: the special before the general, the small before the large. */
 export const ATTENTION_TILES: readonly AttentionTile[] = [
-  decode(4, 64, 16, 69_632),
-  decode(4, 128, 16, 73_728),
-  decode(4, 256, 16, 81_920),
-  decode(2, 64, 32, 67_584),
-  decode(2, 128, 16, 69_632),
-  decode(2, 256, 16, 73_728),
+  decode(4, 64, 16_896),
+  decode(4, 128, 33_280),
+  decode(4, 256, 66_048),
+  decode(2, 64, 16_896),
+  decode(2, 128, 33_280),
+  decode(2, 256, 66_048),
   hopper("hopper", 64, { q: 192, kv: 128 }, 115_712),
   hopper("hopper", 96, { q: 128, kv: 128 }, 197_632),
   hopper("hopper", 128, { q: 128, kv: 128 }, 197_632),
@@ -118,7 +118,7 @@ const FEWEST_KEYS_A_SPLIT = { decode: 128, other: 256 };
 export const MOST_SPLITS = 128;
 export const MOST_COUNTERS = 4096;
 /** Blocks a multiprocessor that keep it busy. */
-const BLOCKS_A_PROCESSOR = { decode: 3, other: 2 };
+const BLOCKS_A_PROCESSOR = { decode: 1, other: 2 };
 /** Part of the device that may stand idle, on average, while decode runs. */
 const IDLE = 0.05;
 

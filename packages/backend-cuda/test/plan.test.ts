@@ -110,13 +110,13 @@ describe("decode", () => {
     expect(idOf({ H: 32, Hkv: 2, Sq: 2, Skv: 128 })).toBe("forward-half-d64");
   });
   const splitsOf = (sizes: Partial<Sizes> & { readonly Skv: number }): number =>
-    sharingOf(problemOf({ H: 32, Hkv: 8, Sq: 1, D: 128, ...sizes }), "decode", { q: 16, kv: 16 }, PROCESSORS).splits;
+    sharingOf(problemOf({ H: 32, Hkv: 8, Sq: 1, D: 128, ...sizes }), "decode", { q: 8, kv: 16 }, PROCESSORS).splits;
   test("splits the keys until the device is busy to the end, into pieces of 128 keys or more", () => {
-    expect(splitsOf({ Skv: 131_072 })).toBe(48);
+    expect(splitsOf({ Skv: 131_072 })).toBe(16);
     expect(splitsOf({ Skv: 1024 })).toBe(8);
-    expect(splitsOf({ B: 8, Skv: 8192 })).toBe(6);
-    expect(splitsOf({ B: 64, Skv: 8192 })).toBe(3);
-    expect(splitsOf({ B: 35, Skv: 8192 })).toBe(7);
+    expect(splitsOf({ B: 8, Skv: 8192 })).toBe(2);
+    expect(splitsOf({ B: 64, Skv: 8192 })).toBe(1);
+    expect(splitsOf({ B: 35, Skv: 8192 })).toBe(5);
     expect(splitsOf({ B: 1000, Skv: 8192 })).toBe(1);
   });
 });

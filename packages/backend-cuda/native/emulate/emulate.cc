@@ -312,6 +312,15 @@ bool warp_any(bool value) {
   return out != 0;
 }
 
+u32 shuffle(u32 value, int lane) {
+  const u32 in[2] = {value, static_cast<u32>(lane)};
+  u32 out;
+  collective(in, 2, &out, 1, [](Exchange& exchange) {
+    for (u32 lane = 0; lane < 32; lane++) exchange.out[lane][0] = exchange.in[exchange.in[lane][1] % 32][0];
+  });
+  return out;
+}
+
 u32 shuffle_xor(u32 value, int mask) {
   const u32 in[2] = {value, static_cast<u32>(mask)};
   u32 out;
@@ -321,13 +330,21 @@ u32 shuffle_xor(u32 value, int mask) {
   return out;
 }
 
-u32 shuffle(u32 value, int from) {
-  const u32 in[2] = {value, static_cast<u32>(from)};
+u32 transpose_8x8(u32 pair) {
   u32 out;
-  collective(in, 2, &out, 1, [](Exchange& exchange) {
-    for (u32 lane = 0; lane < 32; lane++) exchange.out[lane][0] = exchange.in[exchange.in[lane][1]][0];
+  collective(&pair, 1, &out, 1, [](Exchange& exchange) {
+    for (u32 lane = 0; lane < 32; lane++) {
+      const u32 g = lane / 4, t = lane % 4;
+      const auto element = [&](u32 row, u32 column) { return exchange.in[4 * row + column / 2][0] >> 16 * (column % 2) & 0xffff; };
+      exchange.out[lane][0] = element(2 * t, g) | element(2 * t + 1, g) << 16;
+    }
   });
   return out;
+}
+
+void load16(u32 (&to)[4], const void* from_gmem) {
+  if (!from_gmem || reinterpret_cast<std::uintptr_t>(from_gmem) % 16 != 0) fail("a load of 16 bytes that are not aligned");
+  std::memcpy(to, from_gmem, 16);
 }
 
 void cp_async16(u32 to_smem, const void* from_gmem, u32 bytes) {

@@ -59,8 +59,8 @@ struct Exchange {
 /** Called by each lane of a warp; `compute` runs once, when all have come. */
 void collective(const u32* in, int inWords, u32* out, int outWords, void (*compute)(Exchange&));
 
-u32 shuffle_xor(u32 value, int mask);
 u32 shuffle(u32 value, int lane);
+u32 shuffle_xor(u32 value, int mask);
 bool warp_any(bool value);
 
 void cp_async16(u32 to_smem, const void* from_gmem, u32 bytes);
@@ -71,6 +71,8 @@ void cp_async_wait() {
   cp_async_wait(PENDING);
 }
 
+void load16(u32 (&to)[4], const void* from_gmem);
+u32 transpose_8x8(u32 pair);
 void ldmatrix_x4(u32 (&to)[4], u32 row_smem);
 void ldmatrix_x4_trans(u32 (&to)[4], u32 row_smem);
 void mma_f16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1);
@@ -101,6 +103,13 @@ inline unsigned atomicAdd(unsigned* at, unsigned by) {
   return before;
 }
 
+inline float __shfl_sync(unsigned, float value, int lane) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  bits = emulate::shuffle(bits, lane);
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
 inline float __shfl_xor_sync(unsigned, float value, int mask) {
   std::uint32_t bits;
   std::memcpy(&bits, &value, 4);

@@ -38,7 +38,9 @@ using emulate::ldmatrix_x4_trans;
 using emulate::mma_bf16;
 using emulate::mma_f16;
 using emulate::mma_tf32;
+using emulate::load16;
 using emulate::shared_base;
+using emulate::transpose_8x8;
 
 /** a b, rounded: never one half of a fused multiply-add. */
 FA_DEVICE float product(float a, float b) { return a * b; }
@@ -84,6 +86,19 @@ FA_DEVICE void ldmatrix_x4_trans(u32 (&to)[4], u32 row_smem) {
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                : "r"(shared_address(row_smem))
                : "memory");
+}
+
+/** Two numbers of 16 bits of an 8 x 8 matrix, columns 2 t and 2 t + 1 of row g (lane = 4 g + t), become those of the transposed one. */
+FA_DEVICE u32 transpose_8x8(u32 pair) {
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(pair));
+  return pair;
+}
+
+/** 16 bytes that nobody writes, of rows that are read on. */
+FA_DEVICE void load16(u32 (&to)[4], const void* from_gmem) {
+  asm volatile("ld.global.nc.L2::256B.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "l"(from_gmem));
 }
 
 // d [16, 8] += a [16, 16 or 8] b [16 or 8, 8]; fragments as the PTX manual draws them.

@@ -171,12 +171,13 @@ FA_DEVICE void probabilities(u32 (&a_reg)[4], const Fragment (&p_reg)[N], int st
   }
 }
 
-/** Rounded to the 11 bits that a tensor core reads of a float32, ties away from zero. */
-FA_DEVICE u32 tf32_round(u32 bits) { return (bits + 0x1000u) & 0xffffe000u; }
-/** high + low is the number but for 2^-22 of it: of low, a tensor core reads 11 bits of 12. */
+/**
+ * high + low is the number but for 2^-21 of it: of high, a tensor core reads the first 11 bits, which are those that low leaves out, and
+ * of low 11 bits of 13.
+ */
 FA_DEVICE void tf32_split(u32 bits, u32& high, u32& low) {
-  high = tf32_round(bits);
-  low = float_bits(bits_float(bits) - bits_float(high));
+  high = bits;
+  low = float_bits(bits_float(bits) - bits_float(bits & 0xffffe000u));
 }
 
 /** The A operand of a step, ready to be multiplied. */
@@ -200,11 +201,13 @@ struct OperandA<float> {
 template <class T>
 struct OperandB {
   u32 b0, b1;
+  FA_DEVICE OperandB() {}
   FA_DEVICE OperandB(u32 first, u32 second) : b0(first), b1(second) {}
 };
 template <>
 struct OperandB<float> {
   u32 high0, low0, high1, low1;
+  FA_DEVICE OperandB() {}
   FA_DEVICE OperandB(u32 first, u32 second) {
     tf32_split(first, high0, low0);
     tf32_split(second, high1, low1);
@@ -268,8 +271,8 @@ FA_DEVICE void multiply_rows(Fragment (&s_reg)[M][COLUMNS / 8], u32 a_smem, int 
       }
     }
   } else {
-    // Sums leave the tensor core after every second step, and are added as float32, rounded.
-    constexpr int TOGETHER = 2;
+    // Sums leave the tensor core after every fourth step, and are added as float32, rounded.
+    constexpr int TOGETHER = 4;
 #pragma unroll 1
     for (int step = 0; step < steps; step += TOGETHER) {
       OperandA<T> a[TOGETHER][M];
@@ -436,6 +439,17 @@ FA_DEVICE float quad_sum(float x) {
 FA_DEVICE float quad_max(float x) {
   x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
   return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+/** Adds, or takes the larger of, the eight lanes that share a column. */
+FA_DEVICE float column_sum(float x) {
+#pragma unroll
+  for (int lanes = 16; lanes >= 4; lanes /= 2) x += __shfl_xor_sync(~0u, x, lanes);
+  return x;
+}
+FA_DEVICE float column_max(float x) {
+#pragma unroll
+  for (int lanes = 16; lanes >= 4; lanes /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, lanes));
+  return x;
 }
 FA_DEVICE float warp_sum(float x) {
 #pragma unroll
