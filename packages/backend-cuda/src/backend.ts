@@ -99,7 +99,7 @@ export class CudaBackend implements Backend {
 
   run(plan: Plan, bindings: Bindings): void {
     this.#checkOpen();
-    for (const buffer of Object.values(bindings)) this.#own(buffer);
+    for (const name in bindings) this.#own(bindings[name]);
     const launches = this.#prepare(plan);
     const workspace = plan.workspaceBytes > 0 ? this.#buffers.make(plan.workspaceBytes) : undefined;
     const pointerOf = (tensor: string): number =>

@@ -80,6 +80,7 @@ export class Attention {
   readonly #backend: Backend;
   readonly #owner: TensorOwner & { disposed: boolean } = { disposed: false };
   readonly #calls = new Map<string, Call>();
+  #last: LastCall | undefined;
 
   /** @internal Use `createAttention`. */
   constructor(backend: Backend, report: readonly CandidateReport[]) {
@@ -425,9 +426,14 @@ export class Attention {
 
   /** An `attention` call, validated and planned; of what was called before, as it was then. */
   #attentionCall(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Call {
+    const last = this.#last;
+    if (last && isLike(last, q, k, v, options)) return last.call;
     const key = callKey(q, k, v, options);
     const known = key === undefined ? undefined : this.#calls.get(key);
-    if (known) return known;
+    if (known) {
+      this.#last = { q: Tensor.kind(q), k: Tensor.kind(k), v: Tensor.kind(v), options: { ...options }, call: known };
+      return known;
+    }
     const problem = attentionProblem({ q, k, v }, options);
     const call = this.#call("attention", problem, attentionResults(problem, options));
     if (key !== undefined) {
@@ -524,6 +530,32 @@ function disposeAll(tensors: Tensors): void {
 
 /** Calls that an instance remembers. */
 const KNOWN_CALLS = 256;
+
+/** The call before, which the next is most likely to be like: found without its text. */
+interface LastCall {
+  readonly q: string;
+  readonly k: string;
+  readonly v: string;
+  readonly options: Readonly<Record<string, unknown>>;
+  readonly call: Call;
+}
+
+/** Whether a call's key is that of the last one; false also where only the key can tell. */
+function isLike(last: LastCall, q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): boolean {
+  if (last.q !== Tensor.kind(q) || last.k !== Tensor.kind(k) || last.v !== Tensor.kind(v)) return false;
+  if (typeof options !== "object" || options === null) return false;
+  if (Object.getPrototypeOf(options) !== Object.prototype) return false;
+  let names = 0;
+  for (const name in options) {
+    const value: unknown = (options as Record<string, unknown>)[name];
+    // Not undefined, nor a function: those any name may have in common with what `last` lacks.
+    if (typeof value !== "number" && typeof value !== "boolean" && typeof value !== "string") return false;
+    if (value !== last.options[name]) return false;
+    names++;
+  }
+  for (const _ in last.options) names--;
+  return names === 0;
+}
 
 /**
  * All that validation and planning see of an `attention` call, as text; undefined where options hold more than known names of numbers, words,

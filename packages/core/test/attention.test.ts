@@ -194,7 +194,13 @@ describe("the call", () => {
     await expect(tiled.attention(q, q, q, { "causal=true scale": 1 } as never)).rejects.toMatchObject({
       code: "FA_OPTION",
     });
-    await tiled.attention(q, q, q);
+    // Values that any name has in common with an option that is not there.
+    const { constructor } = {};
+    for (const options of [{ other: undefined }, { constructor }, JSON.parse('{"__proto__":null}')]) {
+      for (let n = 0; n < 3; n++) await tiled.attention(q, q, q, { causal: true });
+      await expect(tiled.attention(q, q, q, options)).rejects.toMatchObject({ code: "FA_OPTION" });
+    }
+    for (let n = 0; n < 3; n++) await tiled.attention(q, q, q);
     await expect(tiled.attention(q, q, q, [] as AttentionOptions)).rejects.toMatchObject({ code: "FA_OPTION" });
     q.dispose();
     await expect(tiled.attention(q, q, q)).rejects.toMatchObject({ code: "FA_DISPOSED" });
