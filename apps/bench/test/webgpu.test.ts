@@ -12,7 +12,7 @@ import type { Arena, GpuArena } from "../src/field.node.ts";
 import { gpuTables } from "../src/gpu-comparison.ts";
 import { main } from "../src/main.node.ts";
 import { bytesOf, generate, toElevenBits } from "../src/numbers.ts";
-import { chainsOf, slopeOf } from "../src/peers/chains.ts";
+import { chainsOf, roofSlope, slopeOf } from "../src/peers/chains.ts";
 import { rowsAlone } from "../src/peers/rows.ts";
 import { numbersPart } from "../src/readme.ts";
 import { parseResults, type Entry } from "../src/results.ts";
@@ -152,6 +152,14 @@ describe("a chain of calls", () => {
 
   test("that grows no slower with its length is refused", async () => {
     await expect(slopeOf(async () => 3, 1, 9)).rejects.toThrow(/a chain of 9 calls took no longer than one of 1/);
+    await expect(roofSlope(async () => 3, 3)).rejects.toThrow(/a chain of 9 calls took no longer than one of 3/);
+  });
+
+  test("of a roof: one that was disturbed does not count", async () => {
+    let chains = 0;
+    // The first short one, by so much that a slope from it would be a third of what it is.
+    const disturbed = async (calls: number): Promise<number> => 5 + 2 * calls + (chains++ === 0 ? 8 : 0);
+    expect(await roofSlope(disturbed, 3)).toBeCloseTo(2, 9);
   });
 });
 

@@ -45,3 +45,19 @@ export async function slopeOf(run: RunChain, few: number, many: number): Promise
   }
   throw new Error(`a chain of ${many} calls took no longer than one of ${few}, ${TRIES} times over`);
 }
+
+/**
+ * The same for a roof: of chains of either length the fastest count. What disturbs a chain makes it slower, so that slopes of single
+ * ones err both ways, and the best of several is faster than the machine.
+ * @throws Error when the longer chain is no slower
+ */
+export async function roofSlope(run: RunChain, calls: number): Promise<number> {
+  const many = LONGER * calls;
+  let [short, long] = [Infinity, Infinity];
+  for (let n = 0; n < TRIES; n++) {
+    short = Math.min(short, await run(calls));
+    long = Math.min(long, await run(many));
+  }
+  if (!(long > short)) throw new Error(`a chain of ${many} calls took no longer than one of ${calls}`);
+  return (long - short) / (many - calls);
+}

@@ -2,7 +2,7 @@
 import { createAttention, type Attention } from "@fa/core";
 import { deviceDescriptor, webgpu } from "@fa/backend-webgpu";
 import type { GpuIdentity } from "../results.ts";
-import { chainsOf } from "./chains.ts";
+import { chainsOf, roofSlope } from "./chains.ts";
 import COPY_WGSL, { COPY_BYTES_A_WORKGROUP } from "./copy-roof.ts";
 import { dawnVersion, MATRIX_FLAGS, openAdapter, SOFTWARE_FLAGS } from "./dawn.node.ts";
 import MATRIX_WGSL from "./matrix-roof.ts";
@@ -74,10 +74,10 @@ async function copyRate({ device, software }: Gauged): Promise<number> {
   const bits = Uint32Array.from({ length: 2 ** 20 }, (_, n) => Math.imul(n, 2654435761));
   for (let at = 0; at < size; at += bits.byteLength) device.queue.writeBuffer(buffers[0], at, bits);
   const dispatch = await dispatching(device, COPY_WGSL, buffers);
-  const { pace, slope } = chainsOf((copies) => dispatch(size / COPY_BYTES_A_WORKGROUP, copies));
+  const copies = (count: number): Promise<number> => dispatch(size / COPY_BYTES_A_WORKGROUP, count);
   try {
-    const { callsPerSample } = await pace();
-    return (2 * size * 1000) / (await slope(callsPerSample));
+    const { callsPerSample } = await chainsOf(copies).pace();
+    return (2 * size * 1000) / (await roofSlope(copies, callsPerSample));
   } finally {
     for (const one of buffers) one.destroy();
   }
@@ -98,9 +98,9 @@ export async function matrixRate(device: GPUDevice): Promise<number> {
   const bits = Uint16Array.from({ length: 8192 }, (_, n) => ((n * 40503) & 0x87ff) | 0x3800);
   device.queue.writeBuffer(halves, 0, bits);
   const dispatch = await dispatching(device, MATRIX_WGSL, [rounds, halves, sums]);
-  const { pace, slope } = chainsOf((dispatches) => dispatch(WORKGROUPS, dispatches));
-  const { callsPerSample } = await pace();
-  const ms = await slope(callsPerSample);
+  const products = (count: number): Promise<number> => dispatch(WORKGROUPS, count);
+  const { callsPerSample } = await chainsOf(products).pace();
+  const ms = await roofSlope(products, callsPerSample);
   for (const one of [rounds, halves, sums]) one.destroy();
   return FLOPS / ms / 1e6;
 }

@@ -1,6 +1,7 @@
 import { createAttention, type Attention, type Tensor } from "@fa/core";
 import { deviceDescriptor, FEATURES, webgpu, type Tier } from "@fa/backend-webgpu";
 import type { AttentionCase } from "../cases.ts";
+import { gpuTimer } from "../gpu-timer.ts";
 import { bytesOf } from "../numbers.ts";
 import { numbersOf, type CaseNumbers } from "../truth.ts";
 import { costOf } from "./call-cost.ts";
@@ -83,19 +84,27 @@ async function place({ fa, device }: Opened, item: AttentionCase, data: CaseNumb
     return performance.now() - start;
   };
 
-  /** Each call's out is the next one's q, as in a network. @param made what to dispose once it has run */
-  const record = (count: number, from: number, first: Tensor, made: Tensor[]) => {
-    const encoder = device.createCommandEncoder();
+  /**
+   * Each call's out is the next one's q, as in a network.
+   * @param done takes what no later call needs; the last out, which is returned, is the caller's
+   */
+  const record = (
+    encoder: GPUCommandEncoder,
+    [from, to]: readonly [number, number],
+    first: Tensor,
+    done: (tensor: Tensor) => void,
+  ): Tensor => {
     const pass = encoder.beginComputePass();
     let next = first;
-    for (let n = from; n < from + count; n++) {
+    for (let n = from; n < to; n++) {
       const set = keys[n % keys.length];
       const { out, lse } = fa.encode(pass, next, set.k, set.v, options);
-      made.push(out, lse!);
+      done(lse!);
+      if (next !== q) done(next);
       next = out;
     }
     pass.end();
-    return { commands: encoder.finish(), next };
+    return next;
   };
 
   /**
@@ -108,27 +117,30 @@ async function place({ fa, device }: Opened, item: AttentionCase, data: CaseNumb
     let next = q;
     for (let n = 0; n < count; n += CALLS_A_SUBMISSION) {
       const made: Tensor[] = [];
-      const piece = record(Math.min(CALLS_A_SUBMISSION, count - n), n, next, made);
-      device.queue.submit([piece.commands]);
+      const encoder = device.createCommandEncoder();
+      next = record(encoder, [n, Math.min(n + CALLS_A_SUBMISSION, count)], next, (tensor) => made.push(tensor));
+      device.queue.submit([encoder.finish()]);
       for (const tensor of old) tensor.dispose();
-      [old, next] = [made, piece.next];
+      old = made;
     }
     await device.queue.onSubmittedWorkDone();
     const ms = performance.now() - start;
-    for (const tensor of old) tensor.dispose();
+    for (const tensor of [...old, next]) tensor.dispose();
     return ms;
   };
 
-  /** Recorded whole; the clock runs from its submission. */
+  const timer = gpuTimer(device);
+  /**
+   * Recorded whole, and timed by the device: the processor translates commands while nothing runs yet. What no later call needs
+   * is disposed at once, so that the same few buffers serve all calls: new ones would be cleared while the clock runs.
+   */
   const onDevice: RunChain = async (count) => {
-    const made: Tensor[] = [];
-    const { commands } = record(count, 0, q, made);
-    await device.queue.onSubmittedWorkDone();
-    const start = performance.now();
-    device.queue.submit([commands]);
-    await device.queue.onSubmittedWorkDone();
-    const ms = performance.now() - start;
-    for (const tensor of made) tensor.dispose();
+    let last = q;
+    const recordAll = (encoder: unknown): void => {
+      last = record(encoder as GPUCommandEncoder, [0, count], q, (tensor) => tensor.dispose());
+    };
+    const ms = await (timer ? timer.time(recordAll) : timeSubmitted(device, recordAll));
+    last.dispose();
     return ms;
   };
 
@@ -145,6 +157,17 @@ async function place({ fa, device }: Opened, item: AttentionCase, data: CaseNumb
       for (const tensor of [q, ...keys.flatMap((set) => [set.k, set.v])]) tensor.dispose();
     },
   };
+}
+
+/** Milliseconds from the submission of what is recorded to its end. */
+async function timeSubmitted(device: GPUDevice, record: (encoder: GPUCommandEncoder) => void): Promise<number> {
+  const encoder = device.createCommandEncoder();
+  record(encoder);
+  const commands = encoder.finish();
+  const start = performance.now();
+  device.queue.submit([commands]);
+  await device.queue.onSubmittedWorkDone();
+  return performance.now() - start;
 }
 
 /**
