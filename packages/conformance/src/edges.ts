@@ -596,7 +596,7 @@ async function holdsInHalves(subject: Subject, inputs: Inputs, options: Options)
   const truth = naiveAttention(problem, data);
   const naive = naiveAttention(problem, data, (x) => roundTo("float16", x));
   const { out, lse, scores } = await subject.attention(inputs, options, "float16");
-  agree("out", out, truth.out, { dtype: "float16", naive: naive.out });
+  agree("out", out, truth.out, { dtype: "float16", naive: naive.out, scores });
   agree("lse", lse, truth.lse, { scores });
 }
 

@@ -53,4 +53,11 @@ describe("the tolerance", () => {
     expect(compare(changed(0, ramp[0] + 0.044), { ...bounds, kind: "gradient" }).ok).toBe(true);
     expect(compare(changed(0, ramp[0] + 0.047), { ...bounds, kind: "gradient" }).ok).toBe(false);
   });
+  it("allows twice as much of that where a kernel rounds scores to float16", () => {
+    const bounds = { truth: ramp, naive: ramp.map((x) => x + 0.01), dtype: "float16", scores: "float16" } as const;
+    // 4 * 0.01 + 2 * 2^-10 = 0.042.
+    expect(compare(changed(0, ramp[0] + 0.041), { ...bounds, kind: "value" }).ok).toBe(true);
+    expect(compare(changed(0, ramp[0] + 0.043), { ...bounds, kind: "value" }).ok).toBe(false);
+    expect(compare(changed(0, ramp[0] + 0.041), { ...bounds, kind: "value", scores: undefined }).ok).toBe(false);
+  });
 });
