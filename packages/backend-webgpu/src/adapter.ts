@@ -1,3 +1,4 @@
+import { knowsWgsl } from "./gpu.ts";
 import type { DeviceLimits } from "./kernels/row.ts";
 
 /** How much of a device is used. */
@@ -6,6 +7,8 @@ export type Tier = "portable" | "subgroups" | "matrix";
 /** What kernel rows may need, as `capabilities.features` names it. */
 export const FEATURES = {
   subgroups: "subgroups",
+  /** Subgroups of at least 4 lanes, and WGSL in which they have numbers. */
+  subgroupIds: "subgroup-id",
   float16: "shader-f16",
   matrix: "subgroup-matrix",
   float16Scores: "float16-scores",
@@ -79,6 +82,7 @@ export function describeDevice(device: GPUDevice, info: Info, tier: Tier, float1
   const { subgroupMinSize = 0, subgroupMaxSize = 0 } = has("subgroups") ? info : {};
   const features: string[] = [];
   if (has("subgroups")) features.push(FEATURES.subgroups);
+  if (subgroupMinSize >= 4 && knowsWgsl("subgroup_id")) features.push(FEATURES.subgroupIds);
   if (has("shader-f16")) features.push(FEATURES.float16);
   if (has("shader-f16") && has("subgroups") && has(MATRIX_FEATURE) && multipliesHalves(info)) {
     features.push(FEATURES.matrix);

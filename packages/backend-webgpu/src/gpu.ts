@@ -41,3 +41,9 @@ export async function findGpu(flags: readonly string[]): Promise<GpuFound> {
     return { reason: `the package webgpu failed to load: ${message?.split("\n")[0] ?? String(error)}` };
   }
 }
+
+/** Whether this platform's WGSL has a language feature. */
+export function knowsWgsl(feature: string): boolean {
+  const { navigator } = globalThis as { navigator?: { gpu?: GPU } };
+  return (navigator?.gpu ?? dawn?.gpu)?.wgslLanguageFeatures?.has(feature) ?? false;
+}

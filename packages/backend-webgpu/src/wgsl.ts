@@ -7,7 +7,7 @@
  *   //#for k in D / 16                  lines up to //#endfor, repeated with k = 0, 1, ...
  *   var o_${k}: vec4f; const N = ${D / 4}u;
  *
- * Expressions are integer arithmetic on parameters: + - * / % == != < <= > >= && || ! ( ). A name that is no parameter is an
+ * Expressions are integer arithmetic on parameters: + - * / % << >> == != < <= > >= && || ! ( ). A name that is no parameter is an
  * error: what a kernel needs stands in the table and has no default in the file. Parameters are numbers and booleans,
  * never text, so nothing of a user's ends up in a shader.
  */
@@ -95,13 +95,14 @@ const OPERATORS: readonly Readonly<Record<string, (a: number, b: number) => numb
     "<": (a, b) => Number(a < b),
     ">": (a, b) => Number(a > b),
   },
+  { "<<": (a, b) => a << b, ">>": (a, b) => a >> b },
   { "+": (a, b) => a + b, "-": (a, b) => a - b },
   { "*": (a, b) => a * b, "/": (a, b) => Math.trunc(a / b), "%": (a, b) => a % b },
 ];
 
 /** The value of an expression; true and false are 1 and 0. */
 export function evaluate(expression: string, params: ShaderParams): number {
-  const tokens = expression.match(/\w+|\|\||&&|[=!<>]=|[-+*/%()!<>]|\S/g) ?? [];
+  const tokens = expression.match(/\w+|\|\||&&|<<|>>|[=!<>]=|[-+*/%()!<>]|\S/g) ?? [];
   let at = 0;
   const fail = (why: string): never => {
     throw new Error(`${why} in shader expression "${expression}"`);

@@ -1,26 +1,31 @@
 import type { AttentionProblem, AttentionSizes } from "@fa/core";
 import { beforeAll, describe, expect, test } from "vitest";
-import { DECODE } from "../src/kernels/decode.ts";
+import { DECODE, DECODE_SUBGROUPS } from "../src/kernels/decode.ts";
 import { FORWARD } from "../src/kernels/forward.ts";
 import type { WebgpuRow } from "../src/kernels/row.ts";
 import { attend, caseOf, distance, expected, numbers, type Case } from "./attend.ts";
 import { softwareDevice } from "./passes.ts";
 
-let device: GPUDevice;
+let portable: GPUDevice;
+let subgroups: GPUDevice;
 beforeAll(async () => {
-  device = await softwareDevice();
+  [portable, subgroups] = [await softwareDevice(), await softwareDevice(true)];
 });
+/** One that has what a row needs, and no more. */
+const deviceOf = ({ needs }: Row): GPUDevice => (needs.length > 0 ? subgroups : portable);
 
 type Row = WebgpuRow<AttentionProblem>;
 const rowOf = (id: string): Row => FORWARD.find((row) => row.id === id)!;
 const [SHORT, LARGE] = [rowOf("forward-short-128"), rowOf("forward-64-narrow")];
+
+const [SUBGROUPS_16, SUBGROUPS_8] = DECODE_SUBGROUPS;
 
 const SIZES: AttentionSizes = { B: 2, H: 4, Hkv: 2, Sq: 70, Skv: 90, D: 24, Dv: 40 };
 const FEW: AttentionSizes = { ...SIZES, Sq: 3, Skv: 400 };
 
 async function holds(row: Row, wanted: Case, limits = {}, tolerance = 1e-5): Promise<void> {
   const truth = expected(wanted);
-  const { out, lse } = await attend(device, row, wanted, limits);
+  const { out, lse } = await attend(deviceOf(row), row, wanted, limits);
   expect(distance(out, truth.out)).toBeLessThanOrEqual(tolerance);
   expect(distance(lse, truth.lse)).toBeLessThanOrEqual(Math.min(tolerance, 2e-5));
 }
@@ -31,6 +36,8 @@ describe.each([
   ["forward-64-narrow", LARGE, SIZES],
   ["forward-256", rowOf("forward-256"), { ...SIZES, Dv: 200, Hkv: 4 }],
   ["decode", DECODE, FEW],
+  ["decode-subgroups-16", SUBGROUPS_16, { ...FEW, Sq: 2 }],
+  ["decode-subgroups-8", SUBGROUPS_8, { ...FEW, Sq: 2 }],
 ] as const)("%s", (_, row, sizes) => {
   const { B, H, Sq, Skv } = sizes;
   const slopes = numbers([H], (n) => [0.5, -0.25, 0.1, 0.01][n]);
@@ -46,7 +53,7 @@ describe.each([
   test("every step at once", async () => {
     const options = { causal: true, softcap: 3, alibiSlopes: slopes, sinks, dropout: { p: 0.3, seed: 5 } };
     // Nine tensors are more than a stage sees on every device.
-    if (row === DECODE) {
+    if (row === DECODE || row === SUBGROUPS_16 || row === SUBGROUPS_8) {
       await holds(row, caseOf(sizes, { ...options, bias }));
       await holds(row, caseOf(sizes, { ...options, mask }));
     } else await holds(row, caseOf(sizes, { ...options, bias, mask }));
@@ -77,39 +84,45 @@ describe.each([
     v.values[60 * Dv + 5] = -Infinity;
     v.values[70 * Dv + 5] = NaN;
     const truth = expected(clean);
-    const { out, lse } = await attend(device, row, clean);
+    const { out, lse } = await attend(deviceOf(row), row, clean);
     expect(distance(out, truth.out)).toBeLessThanOrEqual(3e-6);
     expect(distance(lse, truth.lse)).toBeLessThanOrEqual(3e-6);
     expect(out.some(Number.isNaN) && lse.some(Number.isNaN) && out.some(Number.isFinite)).toBe(true);
   });
 });
 
-describe("decode over many keys", () => {
+describe.each([
   // 71 pieces are joined by eights: 9 parts are left, then 2.
+  ["decode", DECODE],
+  // By 16, and by 32: 3 parts are left.
+  ["decode-subgroups-16", SUBGROUPS_16],
+  ["decode-subgroups-8", SUBGROUPS_8],
+])("%s over many keys", (_id, row) => {
   const sizes: AttentionSizes = { B: 1, H: 4, Hkv: 2, Sq: 2, Skv: 4500, D: 8, Dv: 6 };
 
-  test("parts are joined over three levels, and the same bits come of it every time", async () => {
+  test("parts are joined over several levels, and the same bits come of it every time", async () => {
     const long = caseOf(sizes, { causal: true, scale: 3 });
     // The max is in a piece of its own for each row.
     long.tensors["k"].values.forEach((x, n, all) => (all[n] = Math.floor(n / sizes.D) % 997 === 500 ? 2 * x : x));
-    await holds(DECODE, long);
-    const [first, second] = [await attend(device, DECODE, long), await attend(device, DECODE, long)];
+    await holds(row, long);
+    const [first, second] = [await attend(deviceOf(row), row, long), await attend(deviceOf(row), row, long)];
     expect(second).toEqual(first);
   });
   test("an element that is not finite reaches its column alone, from any piece", async () => {
     const long = caseOf(sizes);
     const { v } = long.tensors;
     v.values[(Math.floor(sizes.Skv / 2) + 3) * sizes.Dv + 4] = Infinity;
-    const { out, lse } = await attend(device, DECODE, long);
+    const { out, lse } = await attend(deviceOf(row), row, long);
     const truth = expected(long);
     expect(distance(out, truth.out)).toBeLessThanOrEqual(1e-5);
     expect(distance(lse, truth.lse)).toBeLessThanOrEqual(1e-5);
     expect([...out].map(Number.isNaN)).toEqual(Array.from(out, (_, n) => n < 4 * sizes.Dv && n % sizes.Dv === 4));
   });
   test("only pieces of keys that are seen are read", () => {
-    const splits = (window: [number, number]) => DECODE.splits!(caseOf(sizes, { window }).problem, DECODE.tile);
-    expect(splits([-1, -1])).toBe(71);
-    expect(splits([255, 0])).toBe(5);
+    const splits = (window: [number, number]) => row.splits!(caseOf(sizes, { window }).problem, row.tile);
+    const least = row === SUBGROUPS_16 ? 128 : 64;
+    expect(splits([-1, -1])).toBe(Math.ceil(sizes.Skv / least));
+    expect(splits([255, 0])).toBe(Math.ceil(257 / least));
   });
 });
 
@@ -130,7 +143,7 @@ test("short problems: small products count beside a large one", async () => {
   q.values.fill(1).fill(4096, 0, 1);
   k.values.fill(0).fill(1, 0, 64).fill(4096, 0, 1).fill(4096, 64, 65);
   v.values.set([1, 0]);
-  const { out } = await attend(device, SHORT, wanted);
+  const { out } = await attend(portable, SHORT, wanted);
   expect(expected(wanted).out[0]).toBeCloseTo(0.728, 3);
   expect(out[0]).toBeGreaterThan(0.6);
 });

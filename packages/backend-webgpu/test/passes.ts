@@ -11,11 +11,13 @@ if (process.env["FA_VULKAN_ICD"]) process.env["VK_DRIVER_FILES"] = process.env["
 // One instance a process, kept for as long as it lives. Without the feature shaders compile 20 times faster on SwiftShader.
 const software = create(["disable-dawn-features=use_vulkan_zero_initialize_workgroup_memory_extension"]);
 
-/** A device of the software adapter, with default limits and no feature. */
-export async function softwareDevice(): Promise<GPUDevice> {
+/** A device of the software adapter, with default limits and no feature; or with subgroups, and all the workgroup memory there is. */
+export async function softwareDevice(subgroups = false): Promise<GPUDevice> {
   const adapter = await software.requestAdapter();
   if (!adapter) throw new Error("no software Vulkan driver: npm run doctor says how to get one");
-  return adapter.requestDevice();
+  if (!subgroups) return adapter.requestDevice();
+  const { maxComputeWorkgroupStorageSize } = adapter.limits;
+  return adapter.requestDevice({ requiredFeatures: ["subgroups"], requiredLimits: { maxComputeWorkgroupStorageSize } });
 }
 
 const none = create(["backend=null", "enable-dawn-features=allow_unsafe_apis"]);
@@ -31,15 +33,16 @@ export async function nullDevice(): Promise<GPUDevice> {
   });
 }
 
-export function limitsOf({ limits }: GPUDevice): DeviceLimits {
+export function limitsOf({ limits, features, adapterInfo }: GPUDevice): DeviceLimits {
+  const { subgroupMinSize = 0, subgroupMaxSize = 0 } = features.has("subgroups") ? adapterInfo : {};
   return {
     maxComputeWorkgroupStorageSize: limits.maxComputeWorkgroupStorageSize,
     maxComputeInvocationsPerWorkgroup: limits.maxComputeInvocationsPerWorkgroup,
     maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,
     maxStorageBuffersPerShaderStage: limits.maxStorageBuffersPerShaderStage,
     minStorageBufferOffsetAlignment: limits.minStorageBufferOffsetAlignment,
-    subgroupMinSize: 0,
-    subgroupMaxSize: 0,
+    subgroupMinSize,
+    subgroupMaxSize,
   };
 }
 

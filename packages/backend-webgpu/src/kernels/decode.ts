@@ -7,13 +7,27 @@ import {
   step,
   type AttentionProblem,
   type Plan,
-  type Tile,
 } from "@fa/core";
+import { FEATURES } from "../adapter.ts";
 import type { ShaderParams } from "../wgsl.ts";
 import { sharedWordsBytes, tensorParams, tensorWords } from "./forward.ts";
 import { piecesOf, type Piece } from "./pieces.ts";
 import { Words, type DeviceLimits, type Pass, type WebgpuRow } from "./row.ts";
 import { headBuffers, headTermsBytes, headTermsPasses, scoreParams, scoreUnits, scoreWords } from "./score.ts";
+
+/** How keys are split over workgroups, and what they leave is joined. */
+interface SplitTuning {
+  /** Workgroups that the keys are split for: no more than a large card runs side by side. */
+  readonly workgroups: number;
+  /** Keys of a piece, at least, and what they are a multiple of. */
+  readonly least: number;
+  readonly grain: number;
+  /** Parts that a workgroup joins, and how many times four of them a thread has on their way at a time. */
+  readonly fan: number;
+  readonly quadsTaken: number;
+  /** Slices of them that threads join side by side. */
+  readonly slices: number;
+}
 
 /** What can be tuned of `decode.wgsl`, all of it. */
 const TUNING = {
@@ -25,16 +39,54 @@ const TUNING = {
   keys: 2,
   /** Elements of k, and of v, that a thread has on their way at a time. */
   ahead: 16,
-  /** Workgroups that the keys are split for: no more than a large card runs side by side. */
-  workgroups: 512,
-  /** Keys of a piece, at least, and what they are a multiple of. */
-  least: 64,
-  grain: 8,
   /** Vectors of acc that a thread brings in at a time, when those of all groups of keys are summed. */
   turn: 2,
-  /** Parts that a workgroup joins. */
+  workgroups: 512,
+  least: 64,
+  grain: 8,
   fan: 8,
+  quadsTaken: 1,
+  slices: 1,
 } as const;
+
+/** The same of `decode-subgroups.wgsl`. */
+interface SubgroupTuning extends SplitTuning {
+  /** Lanes that share a key, at most. */
+  readonly lanes: number;
+  /** Units of k, and of v, that a lane has on their way at a time. */
+  readonly ahead: number;
+  /** Subgroups of a workgroup, and its threads, at most. */
+  readonly subgroups: number;
+  readonly threads: number;
+}
+
+/** Rows of the table on subgroups, best first: the second takes half as much workgroup memory. */
+const SUBGROUP_TUNING: Readonly<Record<string, SubgroupTuning>> = {
+  "decode-subgroups-16": {
+    lanes: 16,
+    ahead: 4,
+    subgroups: 16,
+    threads: 512,
+    workgroups: 128,
+    least: 128,
+    grain: 8,
+    fan: 16,
+    quadsTaken: 1,
+    slices: 4,
+  },
+  "decode-subgroups-8": {
+    lanes: 16,
+    ahead: 2,
+    subgroups: 8,
+    threads: 256,
+    workgroups: 256,
+    least: 64,
+    grain: 8,
+    fan: 32,
+    quadsTaken: 4,
+    slices: 2,
+  },
+};
 
 /** Query rows of a key head, at most. */
 const MAX_ROWS = 16;
@@ -49,18 +101,18 @@ interface Split {
   readonly counters: number;
 }
 
-function splitOf(problem: AttentionProblem): Split {
+function splitOf(problem: AttentionProblem, { workgroups, least, grain, fan }: SplitTuning): Split {
   const { B, Hkv, Sq, Skv, program } = problem;
   const { begin, end } = keyRange(step(program, "visibility")?.band ?? EVERYTHING, 0, Sq, Skv);
-  const most = Math.max(1, Math.floor(TUNING.workgroups / Math.max(1, B * Hkv)));
-  const splitKeys = Math.max(TUNING.least, Math.ceil((end - begin) / most / TUNING.grain) * TUNING.grain);
+  const most = Math.max(1, Math.floor(workgroups / Math.max(1, B * Hkv)));
+  const splitKeys = Math.max(least, Math.ceil((end - begin) / most / grain) * grain);
   const splits = Math.max(1, Math.ceil((end - begin) / splitKeys));
   let [parts, counters] = [0, 0];
   for (let left = splits; left > 0;) {
-    const sets = Math.ceil(left / TUNING.fan);
+    const sets = Math.ceil(left / fan);
     parts += left;
     counters += sets;
-    left = left > TUNING.fan ? sets : 0;
+    left = left > fan ? sets : 0;
   }
   return { splits, splitKeys, parts, counters };
 }
@@ -75,9 +127,9 @@ function vectorsOf(problem: AttentionProblem): number {
 }
 
 /** Where the parts begin in `state`, and words of them all. */
-function stateOf(problem: AttentionProblem): { readonly first: number; readonly words: number } {
+function stateOf(problem: AttentionProblem, tuning: SplitTuning): { readonly first: number; readonly words: number } {
   const { B, Hkv, Dv } = problem;
-  const { parts, counters } = splitOf(problem);
+  const { parts, counters } = splitOf(problem, tuning);
   const first = B * Hkv * counters;
   return { first, words: first + B * Hkv * parts * rowsOf(problem) * (4 * Math.ceil(Dv / 4) + 2) };
 }
@@ -88,7 +140,7 @@ function powerOf2(size: number): number {
 }
 
 function decodeParams(problem: AttentionProblem, bound: ReadonlySet<string>) {
-  const { threads, keys: keysK, ahead, turn, fan } = TUNING;
+  const { threads, keys: keysK, ahead, turn, fan, quadsTaken, slices } = TUNING;
   const tensor = tensorParams(problem);
   const unit = tensor.UNIT;
   // Shaders differ by powers of two of D and Dv only.
@@ -105,11 +157,8 @@ function decodeParams(problem: AttentionProblem, bound: ReadonlySet<string>) {
   const batchK = Math.min(unitsK, ahead / unit / keysK);
   const keysV = Math.ceil(keys / groups(columns / unit));
   const batchV = Math.min(keysV, ahead / unit);
-  const params = scoreParams(problem);
-  let binding = 5;
-  const next = (present: unknown): number => (present ? ++binding : 0);
   return {
-    ...params,
+    ...scoreParams(problem),
     ...tensor,
     RAW: scoreUnits(problem).raw,
     NEGATIVE: scoreUnits(problem).negative,
@@ -128,22 +177,87 @@ function decodeParams(problem: AttentionProblem, bound: ReadonlySet<string>) {
     SUMS: Math.max(lanes * keys, threads * turn),
     TURN: Math.min(unit, turn),
     COLUMNS: columns,
+    WHOLE: problem.D === depth,
     GROUPS: columns === 32 ? keys : groups(columns / unit / 2),
     FAN: fan,
-    // Parts that a thread has on their way at a time: a vector.
-    TAKEN: 4,
-    LSE: bound.has("lse"),
-    LSE_BINDING: next(bound.has("lse")),
-    BIAS_BINDING: next(params["BIAS"]),
-    MASK_BINDING: next(params["MASK"]),
-    HEAD_BINDING: next(headBuffers(problem).length),
+    QUADS_TAKEN: quadsTaken,
+    SLICES: slices,
+    ...bindings(problem, bound),
   } satisfies ShaderParams;
 }
 
-function passes(
+/** Params of the bindings behind `state`. */
+function bindings(problem: AttentionProblem, bound: ReadonlySet<string>): ShaderParams {
+  const { BIAS, MASK } = scoreParams(problem);
+  let binding = 5;
+  const next = (present: unknown): number => (present ? ++binding : 0);
+  return {
+    LSE: bound.has("lse"),
+    LSE_BINDING: next(bound.has("lse")),
+    BIAS_BINDING: next(BIAS),
+    MASK_BINDING: next(MASK),
+    HEAD_BINDING: next(headBuffers(problem).length),
+  };
+}
+
+function subgroupParams(
+  problem: AttentionProblem,
+  { lanes: mostLanes, ahead, fan, quadsTaken, slices, ...most }: SubgroupTuning,
+  subgroupSize: number,
+  bound: ReadonlySet<string>,
+) {
+  const tensor = tensorParams(problem);
+  const unit = tensor.UNIT;
+  const columns = powerOf2(problem.Dv);
+  const units = Math.max(powerOf2(problem.D), columns) / unit;
+  const lanes = Math.min(mostLanes, units, subgroupSize);
+  // A row of the scores each lane.
+  const rows = 2 ** Math.ceil(Math.log2(rowsOf(problem)));
+  const unitsOfLane = units / lanes;
+  const keys = Math.max(1, Math.floor(ahead / unitsOfLane));
+  const subgroups = Math.min(most.subgroups, most.threads / subgroupSize);
+  const threads = subgroups * subgroupSize;
+  return {
+    ...scoreParams(problem),
+    ...tensor,
+    RAW: scoreUnits(problem).raw,
+    NEGATIVE: scoreUnits(problem).negative,
+    THREADS: threads,
+    SUBGROUPS: subgroups,
+    LANES: lanes,
+    LOG_LANES: Math.log2(lanes),
+    LOG_ROW_LANES: Math.log2(lanes / rows),
+    TEAMS: threads / lanes,
+    ROWS: rows,
+    KEYS: keys,
+    UNITS: unitsOfLane,
+    VALUES: Math.max(1, (rows * keys) / lanes),
+    COPIES: Math.max(1, lanes / (rows * keys)),
+    VECTORS: (units * unit) / 4,
+    ACC_VECTORS: Math.max((subgroups * rows * units * unit) / 4, threads),
+    COLUMNS: columns,
+    // Units of k that lanes read end at D.
+    WHOLE: problem.D === units * unit,
+    FAN: fan,
+    QUADS_TAKEN: quadsTaken,
+    SLICES: slices,
+    ...bindings(problem, bound),
+  } satisfies ShaderParams;
+}
+
+interface Shader {
+  readonly file: string;
+  readonly params: ShaderParams;
+  /** Keys of a tile. */
+  readonly keys: number;
+  readonly tuning: SplitTuning;
+}
+
+function passesOf(
   { problem, tile }: Plan<AttentionProblem>,
   limits: DeviceLimits,
   bound: ReadonlySet<string>,
+  { file, params, keys, tuning }: Shader,
 ): readonly Pass[] {
   const { B, Hkv, Sq, program } = problem;
   if (B * Sq === 0) return [];
@@ -153,42 +267,41 @@ function passes(
   if (step(program, "bias")) extras.push("bias");
   if (step(program, "visibility")?.mask) extras.push("mask");
   const pieces = piecesOf(problem, [...names, ...extras], limits, Infinity);
-  const params = decodeParams(problem, bound);
   const flops = countFlops(problem);
   const made = headTermsPasses(problem);
   for (const piece of pieces) {
     const heads = (piece.batch.to - piece.batch.from) * (piece.head.to - piece.head.from);
     const seen = (name: string) => (pieces.length === 1 ? { name } : piece.windows[name]);
     made.push({
-      shader: "decode.wgsl",
+      shader: file,
       params,
-      uniforms: decodeWords(problem, piece, tile, params.KEYS).build(),
+      uniforms: decodeWords(problem, piece, Math.min(tile.kv, keys), tuning).build(),
       buffers: [
         ...names.map(seen),
         { name: "state" },
         ...extras.map(seen),
         ...headBuffers(problem).map((name) => ({ name })),
       ],
-      stateBytes: Math.max(1, stateOf(problem).words) * 4,
-      workgroups: heads * splitOf(problem).splits,
+      stateBytes: Math.max(1, stateOf(problem, tuning).words) * 4,
+      workgroups: heads * splitOf(problem, tuning).splits,
       flops: (flops * heads) / (B * Hkv),
     });
   }
   return made;
 }
 
-function decodeWords(problem: AttentionProblem, piece: Piece, tile: Tile, keys: number): Words {
+function decodeWords(problem: AttentionProblem, piece: Piece, tileKeys: number, tuning: SplitTuning): Words {
   const { H, Hkv, Sq, Skv, D, Dv } = problem;
   const { windows, batch, head } = piece;
-  const { splits, splitKeys, parts, counters } = splitOf(problem);
+  const { splits, splitKeys, parts, counters } = splitOf(problem, tuning);
   const { toExponent, toLogit } = scoreUnits(problem);
   const words = scoreWords(new Words(), problem, {
     bias: windows["bias"]?.first ?? 0,
     mask: windows["mask"]?.first ?? 0,
   })
     .u32(batch.from, head.from, head.to - head.from)
-    .u32(H / Hkv, Hkv, Sq, Skv, D, Dv, splits, splitKeys, Math.min(tile.kv, keys))
-    .u32(counters, parts, stateOf(problem).first)
+    .u32(H / Hkv, Hkv, Sq, Skv, D, Dv, splits, splitKeys, tileKeys)
+    .u32(counters, parts, stateOf(problem, tuning).first)
     .f32(toExponent, toLogit);
   return tensorWords(words, problem, windows, ["q", "k", "v", "out"]).u32(windows["lse"]?.first ?? 0);
 }
@@ -199,17 +312,36 @@ function sharedBytes(problem: AttentionProblem): number {
   return (Q_VECTORS + SUMS + KEYS * ROWS4 + 2 * GROUPS) * 16 + sharedWordsBytes(words);
 }
 
+function subgroupSharedBytes(problem: AttentionProblem, tuning: SubgroupTuning): number {
+  // With subgroups of any other size it is no more.
+  const { SUBGROUPS, ROWS, ACC_VECTORS, COLUMNS, THREADS } = subgroupParams(problem, tuning, 32, new Set());
+  const words = [SUBGROUPS * ROWS, SUBGROUPS * ROWS, (ROWS * COLUMNS) / 32, 1, 2 * THREADS];
+  return ACC_VECTORS * 16 + sharedWordsBytes(words);
+}
+
 /** Bytes of a tensor that every device shows to a shader. */
 const LEAST_BINDING_BYTES = 2 ** 27;
 
-function refuses(problem: AttentionProblem): string | undefined {
+function refuses(problem: AttentionProblem, tuning: SplitTuning): string | undefined {
   const { program } = problem;
   // Every device shows eight tensors.
   if (step(program, "bias") && step(program, "visibility")?.mask && headBuffers(problem).length > 0)
     return "does not apply bias and mask together with ALiBi or sinks";
-  if (stateOf(problem).words * 4 > LEAST_BINDING_BYTES)
+  if (stateOf(problem, tuning).words * 4 > LEAST_BINDING_BYTES)
     return "keeps parts of all heads in one binding, which they exceed";
   return undefined;
+}
+
+/** Facts of a row that splits keys. */
+function splitting(tuning: SplitTuning) {
+  return {
+    op: "attention",
+    dtypes: FLOAT_DTYPES,
+    steps: SCORE_STEPS,
+    refuses: (problem) => refuses(problem as AttentionProblem, tuning),
+    splits: (problem) => splitOf(problem as AttentionProblem, tuning).splits,
+    workspaceBytes: (problem) => headTermsBytes(problem as AttentionProblem),
+  } as const satisfies Partial<WebgpuRow<AttentionProblem>>;
 }
 
 /** Keys of D up to 32; a tile of wider heads has fewer. */
@@ -217,18 +349,38 @@ const TILE = { q: MAX_ROWS, kv: 64 };
 
 /** Attention of few query rows: k and v are read once, by as many workgroups as fill the card. */
 export const DECODE: WebgpuRow<AttentionProblem> = {
+  ...splitting(TUNING),
   id: "decode",
-  op: "attention",
-  dtypes: FLOAT_DTYPES,
   headDim: { min: 1, max: 256 },
   maxRows: MAX_ROWS,
-  steps: SCORE_STEPS,
   needs: [],
   tile: TILE,
   maxTile: TILE,
-  refuses: (problem) => refuses(problem as AttentionProblem),
   sharedBytes: (problem) => sharedBytes(problem as AttentionProblem),
-  splits: (problem) => splitOf(problem as AttentionProblem).splits,
-  workspaceBytes: (problem) => headTermsBytes(problem as AttentionProblem),
-  passes,
+  passes(plan, limits, bound) {
+    const params = decodeParams(plan.problem, bound);
+    return passesOf(plan, limits, bound, { file: "decode.wgsl", params, keys: params.KEYS, tuning: TUNING });
+  },
 };
+
+/** Query rows of a key head on subgroups: a lane has columns of all of them in registers. Keys of D up to 32. */
+const SUBGROUP_TILE = { q: 4, kv: 512 };
+
+/** The same for fewer rows and narrower heads, without a barrier in the loop over keys. */
+export const DECODE_SUBGROUPS: readonly WebgpuRow<AttentionProblem>[] = Object.entries(SUBGROUP_TUNING).map(
+  ([id, tuning]) => ({
+    ...splitting(tuning),
+    id,
+    headDim: { min: 1, max: 128 },
+    maxRows: SUBGROUP_TILE.q,
+    needs: [FEATURES.subgroupIds],
+    tile: SUBGROUP_TILE,
+    maxTile: SUBGROUP_TILE,
+    sharedBytes: (problem) => subgroupSharedBytes(problem as AttentionProblem, tuning),
+    passes(plan, limits, bound) {
+      const params = subgroupParams(plan.problem, tuning, limits.subgroupMinSize, bound);
+      const keys = params.TEAMS * params.KEYS;
+      return passesOf(plan, limits, bound, { file: "decode-subgroups.wgsl", params, keys, tuning });
+    },
+  }),
+);

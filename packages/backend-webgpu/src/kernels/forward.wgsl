@@ -368,6 +368,7 @@ fn main(
     //#endfor
   }
   // Blocks and tiles may be smaller than the threads have room for: at the ends, or because they are asked to be.
+  // With SKIPS such threads leave the products out.
   let has_rows = ty * ${SIDE}u < block.i1 - block.i0;
   while (tile.begin != NONE) {
     let keys = keys_from(block, tile.begin);
@@ -440,7 +441,11 @@ fn main(
 
       // scores: S += q k^T [BR, BC] over the features of the chunk
       let q_at = ty * ${QS}u;
+      //#if SKIPS
       if (has_pairs) {
+      //#else
+      {
+      //#endif
         for (var d = 0u; d < ${CD / 4}u; d++) {
           //#for c in SIDE
           let k${c} = right_smem[tx * ${KS}u + d + ${c * TX * KS}u];
@@ -644,7 +649,11 @@ fn main(
 
       // accumulate: acc += P v [BR, Dv] over the keys of the chunk
       let p_at = ty * ${PS}u;
+      //#if SKIPS
       if (has_rows) {
+      //#else
+      {
+      //#endif
         for (var c = 0u; c < ${CK / 4}u; c++) {
           //#for r in SIDE
           let p${r} = left_smem[p_at + c + ${r * TY * PS}u];

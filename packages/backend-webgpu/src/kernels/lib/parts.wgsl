@@ -66,54 +66,67 @@ fn finish(group: Group, n: u32, r: u32, joined: Joined) {
   store_out(at, column * 4u, acc, nan.x | nan.y | nan.z | nan.w, seen);
 }
 
-// Vector n, of row r, of `parts` parts from word `start` on, joined in their order.
-fn join(group: Group, parts: u32, start: u32, n: u32, r: u32) -> Joined {
+// Vector n, of row r, of parts [first, end) of those from word `start` on, joined in their order.
+fn join(group: Group, first: u32, end: u32, start: u32, n: u32, r: u32) -> Joined {
   let words = part_words(group);
   let stride = group.rows * group.vectors;
   var acc = vec4f();
   var nan = vec4u();
   var m = HIDDEN;
   var l = 0.0;
-  for (var p = 0u; p < parts; p += ${TAKEN}u) {
+  for (var p = first; p < end; p += ${4 * QUADS_TAKEN}u) {
     // Several are on their way at a time. Behind the last part it is the last again, and weighs nothing.
-    //#for x in TAKEN
-    let part${x} = start + min(p + ${x}u, parts - 1u) * words;
+    //#for x in 4 * QUADS_TAKEN
+    let part${x} = start + min(p + ${x}u, end - 1u) * words;
     var bits${x}: vec4u;
     //#endfor
-    var ends: array<vec${TAKEN}u, 2>;
+    //#for quad in QUADS_TAKEN
+    var m_bits${quad}: vec4u;
+    var l_bits${quad}: vec4u;
+    //#endfor
     loop {
-      //#for x in TAKEN
+      //#for x in 4 * QUADS_TAKEN
       bits${x} = vec4u(
         atomicLoad(&state[part${x} + n]),
         atomicLoad(&state[part${x} + n + stride]),
         atomicLoad(&state[part${x} + n + 2u * stride]),
         atomicLoad(&state[part${x} + n + 3u * stride]),
       );
-      ends[0][${x}] = atomicLoad(&state[part${x} + 4u * stride + r]);
-      ends[1][${x}] = atomicLoad(&state[part${x} + 4u * stride + group.rows + r]);
+      m_bits${x / 4}[${x % 4}] = atomicLoad(&state[part${x} + 4u * stride + r]);
+      l_bits${x / 4}[${x % 4}] = atomicLoad(&state[part${x} + 4u * stride + group.rows + r]);
       //#endfor
-      var least = min(ends[0], ends[1]);
-      //#for x in TAKEN
+      var least = min(m_bits0, l_bits0);
+      //#for quad in QUADS_TAKEN - 1
+      least = min(least, min(m_bits${quad + 1}, l_bits${quad + 1}));
+      //#endfor
+      //#for x in 4 * QUADS_TAKEN
       least = min(least, bits${x});
       //#endfor
       if (all(least != vec4u())) {
         break;
       }
     }
-    let there = vec4u(p) + vec4u(0u, 1u, 2u, 3u) < vec4u(parts);
-    let part_m = select(vec4f(HIDDEN), bitcast<vec4f>(~ends[0]), there);
-    let top = max(m, max(max(part_m.x, part_m.y), max(part_m.z, part_m.w)));
-    let weight = weight4(part_m, vec4f(top));
+    var top = m;
+    //#for quad in QUADS_TAKEN
+    let there${quad} = vec4u(p + ${4 * quad}u) + vec4u(0u, 1u, 2u, 3u) < vec4u(end);
+    let m${quad} = select(vec4f(HIDDEN), bitcast<vec4f>(~m_bits${quad}), there${quad});
+    top = max(top, max(max(m${quad}.x, m${quad}.y), max(m${quad}.z, m${quad}.w)));
+    //#endfor
     let alpha = weight4(vec4f(m), vec4f(top)).x;
     m = top;
-    l = fma(alpha, l, dot(weight, bitcast<vec4f>(~ends[1])));
+    l *= alpha;
     acc *= alpha;
-    //#for x in TAKEN
+    //#for quad in QUADS_TAKEN
+    let weight${quad} = weight4(m${quad}, vec4f(top));
+    l += dot(weight${quad}, bitcast<vec4f>(~l_bits${quad}));
+    //#for x in 4
     {
-      let finite = (~bits${x} & vec4u(0x7f800000u)) != vec4u(0x7f800000u);
+      let taken = ~bits${4 * quad + x};
+      let finite = (taken & vec4u(0x7f800000u)) != vec4u(0x7f800000u);
       nan |= select(vec4u(1u), vec4u(), finite);
-      acc = fma(vec4f(weight[${x}]), select(vec4f(), bitcast<vec4f>(~bits${x}), finite), acc);
+      acc = fma(vec4f(weight${quad}[${x}]), select(vec4f(), bitcast<vec4f>(taken), finite), acc);
     }
+    //#endfor
     //#endfor
   }
   let bits = vec4u(finite_or_nan(acc.x), finite_or_nan(acc.y), finite_or_nan(acc.z), finite_or_nan(acc.w));
@@ -122,6 +135,34 @@ fn join(group: Group, parts: u32, start: u32, n: u32, r: u32) -> Joined {
 
 // Parts of a set that have been counted.
 var<workgroup> counted_smem: u32;
+//#if SLICES > 1
+// What threads have joined of a slice of the parts: acc in the kernel's `bits_smem` [THREADS], nobody's by then, m and l here.
+var<workgroup> ends_smem: array<vec2f, ${THREADS}>;
+
+// Slices of vector `own` joined in their order.
+fn join_slices(own: u32) -> Joined {
+  var m = HIDDEN;
+  //#for x in SLICES
+  let ends${x} = ends_smem[${x * THREADS / SLICES}u + own];
+  m = max(m, ends${x}.x);
+  //#endfor
+  var acc = vec4f();
+  var nan = vec4u();
+  var l = 0.0;
+  //#for x in SLICES
+  {
+    let bits = bits_smem[${x * THREADS / SLICES}u + own];
+    let finite = (bits & vec4u(0x7f800000u)) != vec4u(0x7f800000u);
+    let weight = weight4(vec4f(ends${x}.x), vec4f(m));
+    nan |= select(vec4u(1u), vec4u(), finite);
+    acc = fma(weight, select(vec4f(), bitcast<vec4f>(bits), finite), acc);
+    l = fma(weight.x, ends${x}.y, l);
+  }
+  //#endfor
+  let bits = vec4u(finite_or_nan(acc.x), finite_or_nan(acc.y), finite_or_nan(acc.z), finite_or_nan(acc.w));
+  return Joined(select(bits, vec4u(0x7fc00000u), nan != vec4u()), m, l);
+}
+//#endif
 
 // Counts part `split` of a key head, which this workgroup has left, and joins what it completes: sets of FAN parts to one part
 // each, and those likewise, until one is left.
@@ -144,16 +185,35 @@ fn join_parts(group: Group, thread: u32, split: u32, first_counter: u32, first_w
       return;
     }
     let start = word + which * ${FAN}u * words;
-    for (var n = thread; n < stride; n += ${THREADS}u) {
+    // Of the threads, one in SLICES has a vector, and each of those a slice of the parts.
+    let own = thread % ${THREADS / SLICES}u;
+    let share = (size + ${SLICES - 1}u) / ${SLICES}u;
+    let first = min(thread / ${THREADS / SLICES}u * share, size);
+    for (var n0 = 0u; n0 < stride; n0 += ${THREADS / SLICES}u) {
+      let n = n0 + own;
       let r = n / group.vectors;
-      let joined = join(group, size, start, n, r);
-      if (sets == 1u) {
-        finish(group, n, r, joined);
-      } else {
-        leave(group, word + (parts + which) * words, n, r, joined);
+      //#if SLICES > 1
+      if (n < stride) {
+        let joined = join(group, first, min(first + share, size), start, n, r);
+        bits_smem[thread] = joined.bits;
+        ends_smem[thread] = vec2f(joined.m, joined.l);
       }
+      workgroupBarrier();
+      //#endif
+      if (n < stride && thread == own) {
+        //#if SLICES > 1
+        let joined = join_slices(own);
+        //#else
+        let joined = join(group, first, size, start, n, r);
+        //#endif
+        if (sets == 1u) {
+          finish(group, n, r, joined);
+        } else {
+          leave(group, word + (parts + which) * words, n, r, joined);
+        }
+      }
+      workgroupBarrier();
     }
-    workgroupBarrier();
     if (thread == 0u) {
       atomicStore(&state[counter + which], 0u);
     }

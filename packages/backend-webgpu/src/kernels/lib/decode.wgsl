@@ -1,0 +1,110 @@
+// What the kernels of few query rows have in common: uniforms, bindings, and how keys and values are read. A kernel that includes it
+// has `bad_out_smem`, a bit for each element of acc [R, COLUMNS].
+
+struct DecodeArgs {
+  launch: Launch,
+  score: Score,
+  // Piece of the problem: the first batch and key head, and how many key heads.
+  batch_from: u32,
+  head_from: u32,
+  heads: u32,
+  // Query heads that share a key head, Hkv, Sq and Skv.
+  group: u32,
+  key_heads: u32,
+  rows: u32,
+  keys: u32,
+  // D and Dv.
+  depth: u32,
+  columns: u32,
+  // Pieces that the keys which some row sees are split into, and keys of each.
+  splits: u32,
+  split_keys: u32,
+  // Keys of a tile, at most KEYS.
+  tile_kv: u32,
+  // Counters and parts of a key head in `state`, and where the parts begin.
+  counters: u32,
+  parts: u32,
+  parts_first: u32,
+  // As in forward.wgsl.
+  to_exponent: f32,
+  to_logit: f32,
+  // Strides in elements along batch, head and row, and elements before the window.
+  q_batch: u32, q_head: u32, q_row: u32, q_first: u32,
+  k_batch: u32, k_head: u32, k_row: u32, k_first: u32,
+  v_batch: u32, v_head: u32, v_row: u32, v_first: u32,
+  out_batch: u32, out_head: u32, out_row: u32, out_first: u32,
+  lse_first: u32,
+}
+
+@group(0) @binding(0) var<uniform> args: DecodeArgs;
+@group(0) @binding(1) var<storage, read> q: array<Storage>;
+@group(0) @binding(2) var<storage, read> k: array<Storage>;
+@group(0) @binding(3) var<storage, read> v: array<Storage>;
+//#if OUT_WORDS == 4
+@group(0) @binding(4) var<storage, read_write> out: array<vec4u>;
+//#elif OUT_WORDS == 2
+@group(0) @binding(4) var<storage, read_write> out: array<vec2u>;
+//#elif OUT_WORDS == 1
+@group(0) @binding(4) var<storage, read_write> out: array<u32>;
+//#else
+@group(0) @binding(4) var<storage, read_write> out: array<atomic<u32>>;
+//#endif
+// All 0 before and after: counters [B, Hkv, counters] and parts [B, Hkv, parts] (lib/parts.wgsl).
+@group(0) @binding(5) var<storage, read_write> state: array<atomic<u32>>;
+//#if LSE
+@group(0) @binding(${LSE_BINDING}) var<storage, read_write> lse: array<u32>;
+//#endif
+//#if BIAS
+@group(0) @binding(${BIAS_BINDING}) var<storage, read> bias: array<u32>;
+//#endif
+//#if MASK
+@group(0) @binding(${MASK_BINDING}) var<storage, read> mask: array<u32>;
+//#endif
+//#if ALIBI && SINKS
+@group(0) @binding(${HEAD_BINDING}) var<storage, read> head_terms: array<u32>;
+//#elif ALIBI
+@group(0) @binding(${HEAD_BINDING}) var<storage, read> alibi_slopes: array<u32>;
+//#elif SINKS
+@group(0) @binding(${HEAD_BINDING}) var<storage, read> sinks: array<u32>;
+//#endif
+
+//#if NEGATIVE
+// As in forward.wgsl.
+const SIGN: f32 = -1.0;
+//#else
+const SIGN: f32 = 1.0;
+//#endif
+
+// Marks elements of acc whose row sees an element of v, `bad` bits of column d on, that is not finite.
+fn mark_values(b: u32, h: u32, j: u32, d: u32, bad: u32) {
+  for (var r = 0u; r < args.rows * args.group; r++) {
+    if (visible(head_of(b, h + r / args.rows), r % args.rows, j)) {
+      atomicOr(&bad_out_smem[r * ${COLUMNS / 32}u + d / 32u], bad << (d % 32u));
+    }
+  }
+}
+
+// Unit n of a row of k.
+fn fetch_k(k_at: u32, j: u32, n: u32) -> vec4u {
+  //#if WHOLE
+  return load_k(k_at + j * args.k_row + n * ${UNIT}u, ${UNIT}u);
+  //#else
+  return load_k(k_at + j * args.k_row + n * ${UNIT}u, elements_at(n * ${UNIT}u, args.depth));
+  //#endif
+}
+
+// The unit of a row of v from a column on. Columns behind Dv are not kept.
+fn fetch_v(v_at: u32, j: u32, column: u32) -> vec4u {
+  return load_v(v_at + j * args.v_row + column, ${UNIT}u);
+}
+
+// One bit an element of a unit.
+fn bad_elements(unit: vec4u) -> u32 {
+  var bits = 0u;
+  for (var n = 0u; n < ${UNIT}u; n++) {
+    if (!is_finite(widen(${DTYPE}u, unit[n / ${PER_WORD}u], n % ${PER_WORD}u))) {
+      bits |= 1u << n;
+    }
+  }
+  return bits;
+}
