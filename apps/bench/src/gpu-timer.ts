@@ -45,3 +45,14 @@ export function gpuTimer(device: GPUDevice, grainMs = 0.1): DeviceTimer | undefi
     },
   };
 }
+
+/** The same where there are no timestamps: milliseconds from the submission of what is recorded to its end. */
+export async function timeSubmitted(device: GPUDevice, record: (encoder: unknown) => void): Promise<number> {
+  const encoder = device.createCommandEncoder();
+  record(encoder);
+  const commands = encoder.finish();
+  const start = performance.now();
+  device.queue.submit([commands]);
+  await device.queue.onSubmittedWorkDone();
+  return performance.now() - start;
+}

@@ -19,7 +19,7 @@ export function webgpuField({ quick, peers }: Options): Field {
     openArena: () => openArena(quick),
     roof: { gauge: "fma", what: "register-only multiply-add, float32" },
     // A GPU that idled is several times slower; entries have warmed it before, each for itself.
-    pace: quick ? { rounds: 2, entryMs: 500, warmMs: 0 } : { rounds: 3, entryMs: 600, warmMs: 300 },
+    pace: quick ? { rounds: 2, entryMs: 500, warmMs: 0 } : { rounds: 3, entryMs: 300, warmMs: 150 },
     async prepare({ gpu }, terminal) {
       facts = await gpu!.facts().catch((error: unknown) => {
         if (!(error instanceof ContestantError)) throw error;

@@ -1,6 +1,7 @@
 /** What the GPU does at best, now, in a process of its own. */
 import { createAttention, type Attention } from "@fa/core";
 import { deviceDescriptor, webgpu } from "@fa/backend-webgpu";
+import { gpuTimer, timeSubmitted } from "../gpu-timer.ts";
 import type { GpuIdentity } from "../results.ts";
 import { chainsOf, roofSlope } from "./chains.ts";
 import COPY_WGSL, { COPY_BYTES_A_WORKGROUP } from "./copy-roof.ts";
@@ -105,7 +106,7 @@ export async function matrixRate(device: GPUDevice): Promise<number> {
   return FLOPS / ms / 1e6;
 }
 
-/** Runs a shader of some workgroups so many times, one after the other; milliseconds from the submission to the end. */
+/** Runs a shader of some workgroups so many times, one after the other; milliseconds of it on the device, or from the submission to the end. */
 type Dispatching = (workgroups: number, times: number) => Promise<number>;
 
 async function dispatching(device: GPUDevice, code: string, buffers: readonly GPUBuffer[]): Promise<Dispatching> {
@@ -115,17 +116,15 @@ async function dispatching(device: GPUDevice, code: string, buffers: readonly GP
     layout: pipeline.getBindGroupLayout(0),
     entries: buffers.map((buffer, binding) => ({ binding, resource: { buffer } })),
   });
-  return async (workgroups, times) => {
-    const encoder = device.createCommandEncoder();
-    const pass = encoder.beginComputePass();
-    pass.setPipeline(pipeline);
-    pass.setBindGroup(0, group);
-    for (let n = 0; n < times; n++) pass.dispatchWorkgroups(workgroups);
-    pass.end();
-    const commands = encoder.finish();
-    const start = performance.now();
-    device.queue.submit([commands]);
-    await device.queue.onSubmittedWorkDone();
-    return performance.now() - start;
+  const timer = gpuTimer(device);
+  return (workgroups, times) => {
+    const record = (encoder: unknown): void => {
+      const pass = (encoder as GPUCommandEncoder).beginComputePass();
+      pass.setPipeline(pipeline);
+      pass.setBindGroup(0, group);
+      for (let n = 0; n < times; n++) pass.dispatchWorkgroups(workgroups);
+      pass.end();
+    };
+    return timer ? timer.time(record) : timeSubmitted(device, record);
   };
 }

@@ -1,7 +1,7 @@
 import { createAttention, type Attention, type Tensor } from "@fa/core";
 import { deviceDescriptor, FEATURES, webgpu, type Tier } from "@fa/backend-webgpu";
 import type { AttentionCase } from "../cases.ts";
-import { gpuTimer } from "../gpu-timer.ts";
+import { gpuTimer, timeSubmitted } from "../gpu-timer.ts";
 import { bytesOf } from "../numbers.ts";
 import { numbersOf, type CaseNumbers } from "../truth.ts";
 import { costOf } from "./call-cost.ts";
@@ -157,17 +157,6 @@ async function place({ fa, device }: Opened, item: AttentionCase, data: CaseNumb
       for (const tensor of [q, ...keys.flatMap((set) => [set.k, set.v])]) tensor.dispose();
     },
   };
-}
-
-/** Milliseconds from the submission of what is recorded to its end. */
-async function timeSubmitted(device: GPUDevice, record: (encoder: GPUCommandEncoder) => void): Promise<number> {
-  const encoder = device.createCommandEncoder();
-  record(encoder);
-  const commands = encoder.finish();
-  const start = performance.now();
-  device.queue.submit([commands]);
-  await device.queue.onSubmittedWorkDone();
-  return performance.now() - start;
 }
 
 /**

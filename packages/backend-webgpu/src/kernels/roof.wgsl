@@ -17,8 +17,9 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   var a_${n} = vec4f(f32(id.x)) + vec4f(${4 * n}.0, ${4 * n + 1}.0, ${4 * n + 2}.0, ${4 * n + 3}.0);
   //#endfor
   for (var round = 0u; round < uniforms.rounds; round++) {
+    // Each from the next one: of a sum that only depends on itself and on what does not change, a compiler takes several rounds at once.
     //#for n in 8
-    a_${n} = fma(a_${n}, factor, vec4f(${n}.0));
+    a_${n} = fma(a_${n}, factor, a_${(n + 1) % 8});
     //#endfor
   }
   var sum = vec4f();
