@@ -14,8 +14,9 @@
 //     finish      out = acc / l, lse = m + log l
 //
 // The blocks of all tiles of a block are one stream: the first scores of a tile are issued with the last accumulation of the tile
-// before, so that tensor cores do not wait for its end. Warpgroups may take turns in issuing, so that one computes its softmax
-// while another's products run.
+// before, so that tensor cores do not wait for its end. Where q has one place and keys are few, the tile before is ended while the
+// next q comes instead. Warpgroups may take turns in issuing, so that one computes its softmax while another's products run. Where two
+// blocks of threads share a multiprocessor they do without all that: each runs while the other waits.
 //
 // 0 times NaN is NaN, so v that is not finite reaches rows that do not see it, in blocks where some pair is hidden. Consumers notice
 // at the end of a tile, and it is done again with care.
@@ -42,6 +43,8 @@ struct Schedule {
 /** What is to be done next: a tile, or one of the two below. */
 struct Work {
   int firstRow, head, batch;
+  /** Where its first row lies in out and in lse, in elements. */
+  i64 out, lse;
   /** How many tiles had their q loaded before. */
   u32 q;
   /** v is looked at before it is multiplied with. */
@@ -113,7 +116,10 @@ FA_DEVICE Work work_of(const Attention& p, const Schedule& schedule, int tile) {
   const int together = schedule.heads * schedule.rowBlocks, group = tile / together, rest = tile - group * together;
   const int heads = least(schedule.heads, p.B * p.H - group * schedule.heads);
   const int rowBlock = schedule.rowBlocks - 1 - rest / heads, head = group * schedule.heads + rest % heads;
-  return {rowBlock * Tile::Q, head % p.H, head / p.H, 0, false, false, false};
+  Work work = {};
+  work.firstRow = rowBlock * Tile::Q, work.head = head % p.H, work.batch = head / p.H;
+  work.out = offset_of(p.out, work.batch, work.head, work.firstRow), work.lse = i64{head} * p.Sq + work.firstRow;
+  return work;
 }
 
 template <class Tile, int ROWS>
@@ -338,7 +344,7 @@ struct Consumer {
       const bool rows = tile && work.firstRow + 64 * group < p.Sq;
       const int lastSeen = rows ? most(most(least(lastRow + p.hi, blocks.last * KV), 0) / KV, blocks.first) : blocks.first - 1;
       const int hidden = blocks.last - lastSeen;
-      if (pending && (!tile || hidden > 0)) {
+      if (pending && (!Tile::STREAM || !tile || hidden > 0)) {
         drain(n - 1);
         pending = false;
       }
@@ -350,6 +356,7 @@ struct Consumer {
       }
       if (!rows) {
         // With no block that it sees it keeps step block by block.
+#pragma unroll 1
         for (int left = tile ? hidden : 0; left > 0; left--) pass_k(), pass_v(steps - 1);
         __syncwarp();
         if (tile) release(shared.qEmpty[qPlace]);
@@ -360,15 +367,30 @@ struct Consumer {
 #pragma unroll 1
       for (int left = hidden; left > 0; left--) pass_k();
       block = lastSeen, firstBlock = blocks.first;
-      if (pending) step<Place::NEXT_TILE>(n);
-      else step<Place::FIRST>(n);
-      for (int left = hidden; left > 0; left--) pass_v(steps - 1 - left);
+      if constexpr (Tile::OVERLAP) {
+        if (pending) step<Place::NEXT_TILE>(n);
+        else step<Place::FIRST>(n);
 #pragma unroll 1
-      while (block > firstBlock) {
-        block--;
-        step<Place::SAME_TILE>(n);
+        for (int left = hidden; left > 0; left--) pass_v(steps - 1 - left);
+#pragma unroll 1
+        while (block > firstBlock) {
+          block--;
+          step<Place::SAME_TILE>(n);
+        }
+        pending = true;
+      } else {
+#pragma unroll 1
+        for (int left = hidden; left > 0; left--) pass_v(steps - left);
+        step_alone<true>(n);
+#pragma unroll 1
+        while (block > firstBlock) {
+          block--;
+          step_alone<false>(n);
+        }
+        float factor[2];
+        conclude(n, factor);
+        finish(n, factor);
       }
-      pending = true;
     }
   }
 
@@ -459,6 +481,39 @@ struct Consumer {
       for (int n = 0; n < HD / 2; n++) acc_reg[n] *= alpha[n >> 1 & 1];
     }
     steps++;
+  }
+
+  /** One block of keys of tile n from its scores to their accumulation. */
+  template <bool NEW_TILE>
+  FA_DEVICE void step_alone(u32 n) {
+    static_assert(!Tile::TURNS && !Tile::STREAM);
+    const Ring<STAGES> ring(steps++);
+    barrier_wait(shared.kFull[ring.place], ring.parity);
+    float s_reg[KV / 2];
+    wgmma_fence();
+    scores(s_reg, ring.place);
+    if constexpr (NEW_TILE) begin(shared.work[n % WORK_SLOTS]);
+    wgmma_wait<0>();
+    release(shared.kEmpty[ring.place]);
+    if (block == firstBlock) release(shared.qEmpty[qPlace]);
+
+    float alpha[2];
+    const bool rescale = softmax<BAND || NEW_TILE>(s_reg, alpha);
+#pragma unroll
+    for (int n = 0; n < KV / 4; n++) p_reg[n] = pack2<T>(s_reg[2 * n], s_reg[2 * n + 1]);
+    if constexpr (NEW_TILE) {
+#pragma unroll
+      for (int n = 0; n < HD / 2; n++) acc_reg[n] = 0.f;
+    } else if (rescale) {
+#pragma unroll
+      for (int n = 0; n < HD / 2; n++) acc_reg[n] *= alpha[n >> 1 & 1];
+    }
+
+    barrier_wait(shared.vFull[ring.place], ring.parity);
+    wgmma_fence();
+    accumulate(ring.place);
+    wgmma_wait<0>();
+    release(shared.vEmpty[ring.place]);
   }
 
   /** setup of a tile */
@@ -612,14 +667,15 @@ struct Consumer {
   /** lse [64] of tile n, and what turns acc into out: EMPTY for a row that saw nothing, and has l = 0. */
   FA_DEVICE void conclude(u32 n, float (&factor)[2]) {
     const Work& work = shared.work[n % WORK_SLOTS];
+    const float sum[2] = {quad_sum(l[0]), quad_sum(l[1])};
+    const int row = warpRow + g;
+    float* lse_gmem = p.lse_gmem + work.lse + row;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      const int i = work.firstRow + warpRow + g + 8 * half;
-      const float sum = quad_sum(l[half]);
-      const bool empty = sum == 0.f;
-      factor[half] = empty ? EMPTY : (GENERAL && p.hasDropout ? p.dropout.scale : 1.f) / sum;
-      if (t == 0 && i < p.Sq && p.lse_gmem)
-        p.lse_gmem[(work.batch * i64{p.H} + work.head) * p.Sq + i] = empty ? NEGATIVE_INFINITY : fmaf(m[half], unit(), logf(sum));
+      const bool empty = sum[half] == 0.f;
+      factor[half] = empty ? EMPTY : reciprocal_approx(sum[half]) * (GENERAL && p.hasDropout ? p.dropout.scale : 1.f);
+      if (t == 0 && work.firstRow + row + 8 * half < p.Sq && p.lse_gmem)
+        lse_gmem[8 * half] = empty ? NEGATIVE_INFINITY : fmaf(m[half], unit(), product(log2_approx(sum[half]), LN2));
     }
   }
 
@@ -627,11 +683,12 @@ struct Consumer {
   FA_DEVICE void finish(u32 n, const float (&factor)[2]) {
     const Ring<WORK_SLOTS> slot(n);
     Work& work = shared.work[slot.place];
+    const int row = warpRow + g;
+    T* out_gmem = static_cast<T*>(p.out_gmem) + work.out + row * p.out.row + 8 * t;
     bool polluted = false;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      const int i = work.firstRow + warpRow + g + 8 * half;
-      T* out_gmem = static_cast<T*>(p.out_gmem) + offset_of(p.out, work.batch, work.head, i);
+      const bool there = work.firstRow + row + 8 * half < p.Sq;
       u32 finite = 0;
 #pragma unroll
       for (int n = 0; n < HD / 32; n++) {
@@ -645,8 +702,7 @@ struct Consumer {
           finite = add_zero_times(words[e], finite, T{});
         }
         quad_transpose(words);
-        const int column = 32 * n + 8 * t;
-        if (i < p.Sq && column < p.Dv) *reinterpret_cast<uint4*>(out_gmem + column) = {words[0], words[1], words[2], words[3]};
+        if (there && 32 * n + 8 * t < p.Dv) store16(out_gmem + 8 * half * p.out.row + 32 * n, words);
       }
       // A row whose sum is NaN sees one.
       polluted = polluted || (!is_zero(finite) && is_finite(factor[half]));
@@ -683,7 +739,7 @@ struct Consumer {
 };
 
 template <class T, class Tile, bool BAND, bool GENERAL>
-__global__ void __launch_bounds__(Tile::THREADS, 1)
+__global__ void __launch_bounds__(Tile::THREADS, Tile::BLOCKS)
     forward_hopper(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
                    const __grid_constant__ CUtensorMap v, const __grid_constant__ Attention p,
                    const __grid_constant__ Schedule schedule) {

@@ -35,11 +35,12 @@ cudaError_t map_of(CUtensorMap& map, const void* tensor_gmem, const Strides& str
 }
 
 /**
- * Where rows see different numbers of keys, tiles of many heads come together, those with most keys first: of as many heads as have
- * keys and values of so many bytes, which the L2 cache holds, and of enough to be shared out evenly.
+ * Where rows see different numbers of keys, tiles of several heads come together, those with most keys first: of as many heads as have
+ * keys and values of so many bytes, which the L2 cache holds, of enough to be shared out evenly, and of no more than are worked on
+ * at a time.
  */
-constexpr i64 KEYS_BYTES = i64{24} << 20;
-constexpr int FEWEST_HEADS = 8;
+constexpr i64 KEYS_BYTES = i64{32} << 20;
+constexpr i64 FEWEST_HEADS = 8;
 
 template <class T, class Tile, bool BAND, bool GENERAL>
 cudaError_t start_hopper(const Attention& p, int processors, cudaStream_t stream) {
@@ -52,7 +53,8 @@ cudaError_t start_hopper(const Attention& p, int processors, cudaStream_t stream
   const i64 rowBlocks = blocks_of(p.Sq, Tile::Q), tiles = rowBlocks * p.H * p.B;
   if (tiles > MAX_GRID) return cudaErrorInvalidValue;
   const i64 keysBytes = i64{p.Skv} * (p.D + p.Dv) * 2 * p.Hkv;
-  const i64 heads = BAND ? least(most(KEYS_BYTES * p.H / keysBytes, i64{FEWEST_HEADS}), i64{p.B} * p.H) : 1;
+  const i64 together = least(most(KEYS_BYTES * p.H / keysBytes, FEWEST_HEADS), i64{Tile::HEADS});
+  const i64 heads = BAND ? least(together, i64{p.B} * p.H) : 1;
   const Schedule schedule = {static_cast<int>(rowBlocks), static_cast<int>(tiles), static_cast<int>(heads), p.counters_gmem};
 
   CUtensorMap q, k, v;
@@ -60,16 +62,19 @@ cudaError_t start_hopper(const Attention& p, int processors, cudaStream_t stream
   if (error == cudaSuccess) error = map_of<T>(k, p.k_gmem, p.k, p.D, p.Skv, p.Hkv, p.B, Tile::KV);
   if (error == cudaSuccess) error = map_of<T>(v, p.v_gmem, p.v, p.Dv, p.Skv, p.Hkv, p.B, Tile::KV);
   if (error != cudaSuccess) return error;
-  const unsigned grid = static_cast<unsigned>(least<i64>(tiles, processors));
+  const unsigned grid = static_cast<unsigned>(least<i64>(tiles, i64{Tile::BLOCKS} * processors));
   FA_LAUNCH(kernel, grid, Tile::THREADS, Tile::SHARED_BYTES, stream, q, k, v, p, schedule);
   return cudaGetLastError();
 }
 
 template <class T, int HD>
 cudaError_t start_hopper_common(const Attention& p, int processors, cudaStream_t stream) {
-  using Tile = typename HopperTiles<HD>::Common;
+  using Tiles = HopperTiles<HD>;
   const bool band = p.lo + (p.Sq - 1) > 0 || p.hi < p.Skv - 1;
-  return (band ? start_hopper<T, Tile, true, false> : start_hopper<T, Tile, false, false>)(p, processors, stream);
+  const auto start = !band                 ? start_hopper<T, typename Tiles::Common, false, false>
+                     : p.Skv > SHORT_KEYS ? start_hopper<T, typename Tiles::Common, true, false>
+                                          : start_hopper<T, typename Tiles::Short, true, false>;
+  return start(p, processors, stream);
 }
 
 template <class T, int HD>

@@ -26,6 +26,9 @@ using Wgmma = emulate::Wgmma<std::is_same_v<T, Float16>, N>;
 
 FA_DEVICE u8* tiles_base() { return shared_base(); }
 FA_DEVICE void keep_apart(u64&) {}
+FA_DEVICE float reciprocal_approx(float x) { return 1.f / x; }
+FA_DEVICE float log2_approx(float x) { return log2f(x); }
+FA_DEVICE void store16(void* to_gmem, const u32 (&words)[4]) { __builtin_memcpy(to_gmem, words, 16); }
 FA_DEVICE u32 add_zero_times(u32 x, u32 sum, Float16) { return emulate::add_zero_times(x, sum, 0x7c00); }
 FA_DEVICE u32 add_zero_times(u32 x, u32 sum, Bfloat16) { return emulate::add_zero_times(x, sum, 0x7f80); }
 
@@ -196,6 +199,22 @@ FA_WGMMA_BOTH(256, 128, "%128", "%129", "%130", "%131", "%132")
 
 /** What is made from x is made again each time, and not kept in registers. */
 FA_DEVICE void keep_apart(u64& x) { asm volatile("" : "+l"(x)); }
+/** One instruction each, wrong by 2^-22 or less. */
+FA_DEVICE float reciprocal_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+FA_DEVICE float log2_approx(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+/** 16 bytes in one transaction, which an assignment is not always compiled to. */
+FA_DEVICE void store16(void* to_gmem, const u32 (&words)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to_gmem), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
+}
 
 /** 0 x + sum for two elements: stays 0 while each x is finite, and is NaN ever after. */
 FA_DEVICE u32 add_zero_times(u32 x, u32 sum, Float16) {
