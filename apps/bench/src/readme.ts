@@ -132,6 +132,9 @@ function librariesOf({ contestants }: ContestFile): string {
   return [...libraries, ...(absent.length > 0 ? [`not taking part: ${absent.join("; ")}`] : [])].join("; ");
 }
 
+/** A sentence on gauges, if any was read. */
+const measured = (roofs: string): string => (roofs ? `Measured in the same run: ${roofs}. ` : "");
+
 /** Ours by what it may use of a GPU, beside onnxruntime. */
 function gpuParagraphs(file: ContestFile): string[] {
   const { machine, gpu } = file;
@@ -141,7 +144,7 @@ function gpuParagraphs(file: ContestFile): string[] {
   const who = [...tiers, librariesOf(file)].filter(Boolean).join("; ");
   return [
     `**${machine.name}, WebGPU**, B 1, ${[gpu && gpuName(gpu), factsOf(file)].filter(Boolean).join(", ")}. ` +
-      `Measured in the same run: ${gpuRoofs(file)}. ${who}. ${GPU_NOTE}.`,
+      `${measured(gpuRoofs(file))}${who}. ${GPU_NOTE}.`,
     ...gpuTables(file).map(({ heading, head: [, ...head], rows }) => markdownTable([heading, ...head], rows, "---:")),
   ];
 }
@@ -151,7 +154,7 @@ function cudaParagraphs(file: ContestFile): string[] {
   const { machine, gpu } = file;
   return [
     `**${machine.name}, CUDA**, ${[gpu && gpuName(gpu), factsOf(file)].filter(Boolean).join(", ")}. ` +
-      `Measured in the same run: ${cudaRoofs(file)}. ${librariesOf(file)}. ${CUDA_NOTE}.`,
+      `${measured(cudaRoofs(file))}${librariesOf(file)}. ${CUDA_NOTE}.`,
     ...cudaTables(file).map(({ heading, head: [, ...head], rows }) => markdownTable([heading, ...head], rows, "---:")),
   ];
 }

@@ -4,6 +4,8 @@
 struct Uniforms {
   rounds: u32,
   factor: f32,
+  // What no sum is.
+  never: f32,
 }
 
 @group(0) @binding(0) var<uniform> uniforms: Uniforms;
@@ -26,8 +28,8 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   //#for n in 8
   sum += a_${n};
   //#endfor
-  // Never true, but the compiler does not know.
-  if (dot(sum, sum) == -1.0) {
+  // Never true, but the compiler must not know: that a sum of squares is not -1 it does, and leaves all of the above out.
+  if (dot(sum, vec4f(1.0)) == uniforms.never) {
     sums[0] = sum.x;
   }
 }
