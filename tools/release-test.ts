@@ -66,6 +66,7 @@ function run(
 
 /** Holds nothing but an addon. */
 const ADDON_PACKAGE = "packages/backend-cuda/npm/linux-x64";
+const WITH_ADDON: readonly string[] = ["packages/backend-cuda", ADDON_PACKAGE];
 
 let steps = 0;
 async function step<T>(name: string, body: () => T | Promise<T>): Promise<T> {
@@ -95,25 +96,24 @@ async function cloneCheckout(): Promise<void> {
 }
 
 /**
- * The CUDA addon is not in git: it is taken over from the checkout, if it may be published. If not, its package and the one around it stay
- * out of the rehearsal.
- * @returns whether they take part
+ * The CUDA addon is not in git: it is taken over from the checkout, if it may be published.
+ * @returns whether it was
  */
 async function takeAddon(): Promise<boolean> {
-  const folders = ["packages/backend-cuda", ADDON_PACKAGE];
   try {
     await run(process.execPath, ["packages/backend-cuda/tools/build.ts", "--release"], root, process.env);
     for (const file of ["fa-cuda.node", "stamp.json"])
       cpSync(join(root, ADDON_PACKAGE, file), join(clone, ADDON_PACKAGE, file));
     return true;
   } catch (error) {
-    console.log(`left out: ${folders.join(", ")}: ${(error as Error).message.split("\n").at(-1)}`);
-    for (const folder of folders) {
-      const manifest = { ...manifestAt(join(clone, folder)), private: true };
-      writeFileSync(join(clone, folder, "package.json"), `${JSON.stringify(manifest, undefined, 2)}\n`);
-    }
+    console.log(`not published: ${WITH_ADDON.join(", ")}: ${(error as Error).message.split("\n").at(-1)}`);
     return false;
   }
+}
+
+function makePrivate(folder: string): void {
+  const manifest = { ...manifestAt(join(clone, folder)), private: true };
+  writeFileSync(join(clone, folder, "package.json"), `${JSON.stringify(manifest, undefined, 2)}\n`);
 }
 
 /** The packages that the public ones need at run time, as the install of the clone has them, at any depth. */
@@ -195,7 +195,6 @@ async function rehearse(): Promise<void> {
     const packages = readdirSync(join(clone, "packages"))
       .map((name) => join(clone, "packages", name))
       .concat(join(clone, ADDON_PACKAGE));
-    const publicOnes = packages.filter((folder) => !manifestAt(folder).private);
 
     await step("no other registry can be reached", () => guard(clone, env, registry.url, packages.map(manifestAt)));
     await step("install and build the clone, offline", async () => {
@@ -217,8 +216,11 @@ async function rehearse(): Promise<void> {
     await step("version and pack", async () => {
       await run("changeset", ["version"], clone, env);
       await run(process.execPath, ["tools/versions.ts"], clone, env);
+      // Not before: a changeset of theirs and of others is one of public packages.
+      if (!withAddon) WITH_ADDON.forEach(makePrivate);
       await run("changeset", ["pack", "--out-dir", packs], clone, env);
     });
+    const publicOnes = packages.filter((folder) => !manifestAt(folder).private);
     const versions = publicOnes.map(manifestAt);
     const tarballs = readdirSync(packs, { recursive: true, encoding: "utf8" }).filter((file) => file.endsWith(".tgz"));
     if (tarballs.length !== versions.length)
