@@ -40,10 +40,14 @@ async function forLargeTiles(): Promise<Tuning> {
   return { device: device!, choices };
 }
 
+/** Kept as long as the process: Dawn crashes when an instance is collected that was in use. */
+let dawn: GPU | undefined;
+
 /** How many lanes a subgroup has in truth, whatever the driver says: counted by a shader. */
 async function subgroupSize(): Promise<number> {
   const { GPUBufferUsage: Usage, GPUMapMode: MapMode } = globals as typeof globalThis;
-  const adapter = await create([...SOFTWARE.dawn]).requestAdapter();
+  dawn ??= create([...SOFTWARE.dawn]);
+  const adapter = await dawn.requestAdapter();
   const device = await adapter!.requestDevice({ requiredFeatures: ["subgroups"] });
   const module = device.createShaderModule({
     code: `enable subgroups;
@@ -94,13 +98,21 @@ export async function describeWebgpu(
   }
 }
 
-/** Float16 on a driver with subgroups of that size: a kernel each, forward and backward, decode, cast. */
+/**
+ * Kernels on a driver with float16 and subgroups of that size: decode, which works on subgroups; and others, to which their size is
+ * all the same, on the smallest, for which lavapipe compiles in a tenth of the time.
+ */
 export async function describeSubgroups(subgroup: 4 | 8 | 16): Promise<void> {
   const title = `WebGPU with float16 and subgroups of ${subgroup}`;
   const lane = { driver: "lavapipe", subgroup } as const;
-  await describeWebgpu(title, { ...lane, only: "float16 golden causal_bottom_right_longer_keys" });
-  await describeWebgpu(title, { ...lane, only: "float16 golden causal_one_query_bottom_right" });
-  await describeWebgpu(title, { ...lane, capabilities: ["cast"] });
+  const decode = "float16 golden causal_one_query_bottom_right";
+  if (subgroup === 4) {
+    await describeWebgpu(title, { ...lane, only: decode });
+    await describeWebgpu(title, { ...lane, only: "float16 golden causal_bottom_right_longer_keys" });
+    await describeWebgpu(title, { ...lane, capabilities: ["cast"] });
+  } else {
+    await describeWebgpu(title, { ...lane, only: decode, capabilities: ["float16"] });
+  }
   it.runIf(useDriver("lavapipe", { subgroup }).here)(`shaders run in subgroups of ${subgroup}`, async () => {
     expect(await subgroupSize()).toBe(subgroup);
   });
