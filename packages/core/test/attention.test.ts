@@ -206,6 +206,23 @@ describe("the call", () => {
     await expect(tiled.attention(q, q, q)).rejects.toMatchObject({ code: "FA_DISPOSED" });
   });
 
+  test("a call is like the one before only if each tensor is, and the options are as they were given then", async () => {
+    const tensor = (shape: number[]): Tensor => make(tiled, noise(48, 1, "x"), shape, "float32");
+    const [x, long, wide] = [tensor([1, 2, 3, 8]), tensor([1, 1, 6, 8]), tensor([1, 2, 6, 4])];
+    const short = tensor([1, 2, 3, 8]);
+    for (let n = 0; n < 3; n++) await tiled.attention(x, short, short);
+    // q, k and v that differ by themselves: from what was called before, and from what fits.
+    await expect(tiled.attention(x, wide, short)).rejects.toMatchObject({ code: "FA_SHAPE" });
+    await expect(tiled.attention(x, short, long)).rejects.toMatchObject({ code: "FA_SHAPE" });
+    await expect(tiled.attention(wide, short, short)).rejects.toMatchObject({ code: "FA_SHAPE" });
+    const options = { causal: false };
+    for (let n = 0; n < 3; n++) await tiled.attention(x, x, x, options);
+    options.causal = true;
+    const { out } = await tiled.attention(x, x, x, options);
+    // The first row sees the first key alone.
+    expect([...(await read(out))].slice(0, 8)).toEqual([...(await read(x))].slice(0, 8));
+  });
+
   test("head dims of 256 work", async () => {
     const wide = make(tiled, noise(512, 1, "q"), [1, 2, 256], "float32");
     const { out } = await tiled.attention(wide, wide, wide);
