@@ -1,6 +1,7 @@
 /** What a WebGPU device reads from its memory a second, at best. */
 import { FaError } from "@fa/core";
 import type { DeviceTimer } from "./bench.ts";
+import { timeSubmitted } from "./gpu-timer.ts";
 import type { Bandwidth } from "./results.ts";
 
 const WORKGROUPS = 2048;
@@ -72,16 +73,8 @@ export async function readRate(
     for (let n = 0; n < times; n++) pass.dispatchWorkgroups(WORKGROUPS);
     pass.end();
   };
-  const byTheWall = async (recordInto: (encoder: unknown) => void): Promise<number> => {
-    const encoder = device.createCommandEncoder();
-    recordInto(encoder);
-    const commands = encoder.finish();
-    const start = performance.now();
-    device.queue.submit([commands]);
-    await device.queue.onSubmittedWorkDone();
-    return performance.now() - start;
-  };
-  const time = timer ? (recordInto: (encoder: unknown) => void) => timer.time(recordInto) : byTheWall;
+  const time = (recordInto: (encoder: unknown) => void): Promise<number> =>
+    timer ? timer.time(recordInto) : timeSubmitted(device, recordInto);
   try {
     const [fill, read] = await Promise.all(["fill", "read"].map(pipelineOf));
     const timed = (times: number) => time((encoder) => record(encoder as GPUCommandEncoder, read, times));
