@@ -1,5 +1,4 @@
 import {
-  clockGrainMs,
   countFlops,
   DTYPES,
   MAX_HEAD_DIM,
@@ -20,9 +19,9 @@ import { calibrationOf, nameOf, trialOn, type BlockRows, type Calibration } from
 import { FEATURE, KERNELS } from "./kernels.ts";
 import type { FaWasmModule, Variant } from "./module.ts";
 import { pool } from "./pool.ts";
+import { roof, teamRoof } from "./roof.ts";
 import { prepare, workspaceBytes, type Addresses } from "./run.ts";
 import { runAlone, type Team } from "./team.ts";
-import { WorkloadBuilder } from "./workload.ts";
 
 interface WasmBuffer extends DeviceBuffer {
   readonly address: number;
@@ -167,10 +166,9 @@ export class WasmBackend implements Backend {
   async roof(): Promise<Roof> {
     const module = this.#open();
     const kind = this.#variant === "relaxed" ? "register-only relaxed multiply-add" : "register-only multiply and add";
-    const threads = this.#team?.size ?? 1;
-    const what = `${kind}, float32, ${countOfThreads(threads)}`;
-    if (!this.#team) return { gflops: measureRoof(module), what };
-    return { gflops: await this.#queue.add(() => measureTeamRoof(module, this.#team!)), what };
+    const team = this.#team;
+    const what = `${kind}, float32, ${countOfThreads(team?.size ?? 1)}`;
+    return { gflops: await this.#queue.add(() => (team ? teamRoof(module, team) : roof(module))), what };
   }
 
   /** Work that was given before is done before. */
@@ -219,54 +217,4 @@ const OPERATIONS_A_CAST = 30;
 
 function operationsOf(problem: Problem): number {
   return problem.op === "cast" ? problem.elements * OPERATIONS_A_CAST : countFlops(problem);
-}
-
-/** Operations of a round of `faRoofArithmetic`: 12 accumulators of 4 lanes, a multiplication and an addition each. */
-const FLOPS_A_ROUND = 12 * 4 * 2;
-
-/** Shorter measurements than so many steps of the clock do not count. */
-const LEAST_GRAINS = 50;
-
-/**
- * The best of many short measurements, in about 100 ms: other work on the machine only ever slows one down. They are made longer
- * where the clock is too coarse for them, as in pages that are not cross-origin isolated.
- */
-export function measureRoof(module: FaWasmModule, budgetMs = 100): number {
-  let rounds = 1 << 16;
-  let gflops = 0;
-  const leastMs = LEAST_GRAINS * clockGrainMs();
-  const deadline = performance.now() + budgetMs;
-  do {
-    const start = performance.now();
-    module._faRoofArithmetic(rounds);
-    const ms = performance.now() - start;
-    if (ms < leastMs) rounds *= 2;
-    else gflops = Math.max(gflops, (rounds * FLOPS_A_ROUND) / ms / 1e6);
-  } while (gflops === 0 || performance.now() < deadline);
-  return gflops;
-}
-
-/**
- * All threads at once: the best of several jobs, whose pieces are taken by who is free. A job is some milliseconds long, so that
- * waking the workers, some hundredths of one, does not count.
- */
-async function measureTeamRoof(module: FaWasmModule, team: Team, budgetMs = 100): Promise<number> {
-  const rounds = 1 << 16;
-  const pieces = 16 * team.size;
-  const layout = { shared: {}, scratch: { params: 0 } };
-  let gflops = 0;
-  const deadline = performance.now() + budgetMs;
-  do {
-    const builder = new WorkloadBuilder(module, {}, {}, layout, team.size);
-    try {
-      for (let n = 0; n < pieces; n++) builder.chain([{ kernel: "faRoofArithmetic", words: [rounds] }]);
-      const workload = builder.build();
-      const start = performance.now();
-      await team.run(workload);
-      gflops = Math.max(gflops, (pieces * rounds * FLOPS_A_ROUND) / (performance.now() - start) / 1e6);
-    } finally {
-      builder.release();
-    }
-  } while (performance.now() < deadline);
-  return gflops;
 }
