@@ -29,7 +29,7 @@ const node: TestProjectInlineConfiguration = {
     name: "node",
     include: ["packages/*/test/**/*.test.ts", "apps/*/test/**/*.test.ts", "tools/**/*.test.ts"],
     exclude: [BROWSER_TESTS, "**/node_modules/**"],
-    setupFiles: ["tools/fixed-seed.ts"],
+    setupFiles: ["tools/fixed-seed.ts", "tools/calm-polling.ts"],
     // Where tests find what lies outside the repository; empty when it is not here.
     env: {
       FA_ORACLE: pathOf(findOracle()),
