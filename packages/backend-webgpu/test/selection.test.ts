@@ -18,9 +18,10 @@ describe.skipIf(!driver.here)("select: measured, on a machine whose GPU is a CPU
     ]);
   });
 
-  test("may take another back end for a small problem than for a large one", async () => {
+  test("takes it for no size, though only the processor's two are close for the smallest", async () => {
     await using small = await createAttention({ ...measured, problem: { H: 1, Sq: 1, Skv: 1, D: 1 } });
     await using large = await createAttention({ ...measured, problem: { H: 4, Sq: 512, D: 64 } });
-    expect([small.backend.name, large.backend.name]).toEqual(["reference", "wasm"]);
+    expect(["wasm", "reference"]).toContain(small.backend.name);
+    expect(large.backend.name).toBe("wasm");
   });
 });
