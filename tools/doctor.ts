@@ -1,7 +1,15 @@
 // npm run doctor: which of the things that tests need are here, and how to get the others.
 // Exits 1 when something is missing.
 
-import { findChromium, findClang, findLavapipe, findOracle, findSoftwareVulkan, type Need } from "./test-needs.ts";
+import {
+  findChromium,
+  findClang,
+  findDeno,
+  findLavapipe,
+  findOracle,
+  findSoftwareVulkan,
+  type Need,
+} from "./test-needs.ts";
 
 function node(): Need {
   const major = Number(process.versions.node.split(".")[0]);
@@ -16,6 +24,7 @@ const needs: readonly (readonly [string, string, Need])[] = [
   ["Chromium", "browser tests", findChromium()],
   ["software Vulkan", "WebGPU tests without a GPU", findSoftwareVulkan()],
   ["lavapipe", "WebGPU tests with float16 without a GPU", findLavapipe()],
+  ["Deno", "WebGPU tests on wgpu, which is Firefox's WebGPU too", findDeno()],
   ["clang-19, wasm-ld-19", "rebuilding the .wasm files", findClang()],
   ["oracle data", "PyTorch's and ONNX's answers", findOracle()],
 ];

@@ -170,6 +170,17 @@ export function findLavapipe(): Need {
     : lack("not unpacked. Fix on Debian 12: bash tools/lavapipe.sh");
 }
 
+/** Deno, whose WebGPU is wgpu, as Firefox's is. */
+export function findDeno(): Need {
+  const named = process.env["DENO"];
+  const path = executable(named || "deno");
+  if (path) return have(path, named ? "named by DENO" : "on PATH");
+  if (named) return lack(`DENO names ${named}, which cannot be run`);
+  const shipped = join(root, "node_modules", "@deno", "linux-x64-glibc", "deno");
+  if (executable(shipped)) return have(shipped, "of the npm package @deno/linux-x64-glibc");
+  return lack("not on PATH. Fix: install Deno, or on Linux npm install without --omit=optional");
+}
+
 /** Puts the folder of a driver's own Vulkan loader where child processes look for libraries; theirs is used if they have one. */
 export function offerVulkanLoader({ path }: Need): void {
   if (path === undefined || process.platform !== "linux") return;

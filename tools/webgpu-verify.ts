@@ -4,21 +4,22 @@
 //   --only TEXT, --capability a,b   as conformance has them                  --seconds N     nothing starts later, nothing runs longer
 //   --runs N        random problems a property; default 4, since each is a shader of its own
 //   --software     also on a processor that plays a GPU
+//   --deno COMMAND in Deno instead, on its own WebGPU, which is Firefox's (wgpu)
 //   --out FILE     default: apps/bench/results/conformance/PLATFORM-GPU-webgpu.json
 //
 // Nearly all of the time goes into compiling shaders, 1 to 2 s each on a GPU's driver. So the suite is cut into parts that run side by
 // side, a process each; and a part runs on one tier after the other, since the driver remembers what it compiled for the
 // tier before. Exits 1 unless every check of every tier passed, or was refused with a reason.
 
-import { spawn, spawnSync } from "node:child_process";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { spawn } from "node:child_process";
 import { createRequire } from "node:module";
-import { availableParallelism, cpus } from "node:os";
-import { dirname, join } from "node:path";
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
 import { parseArgs } from "node:util";
-import type { CheckResult, ConformanceReport } from "@fa/conformance";
+import type { ConformanceReport } from "@fa/conformance";
 import { SOFTWARE } from "./software-gpu.ts";
 import { root } from "./test-needs.ts";
+import { says, settle, type TierOutcome } from "./webgpu-report.ts";
 
 interface Tier {
   /** Of `webgpu()`. */
@@ -45,6 +46,7 @@ const { values: flags } = parseArgs({
     runs: { type: "string", default: "4" },
     seconds: { type: "string", default: "3600" },
     software: { type: "boolean", default: false },
+    deno: { type: "string" },
     out: { type: "string" },
   },
 });
@@ -74,8 +76,9 @@ function run({ tier, number }: Part): Promise<Outcome> {
   const suite = join(root, "packages/conformance/src/cli.ts");
   const left = Math.max(1, Math.ceil(deadline - since));
   return new Promise((resolve) => {
-    const command = ["--conditions=@fa/source", suite, ...args];
-    const child = spawn(process.execPath, command, { cwd: root, timeout: left, killSignal: "SIGKILL" });
+    const [command, ...first] = flags.deno ? [flags.deno, "run", "-A", "--no-lock"] : [process.execPath];
+    const own = [...first, "--conditions=@fa/source", suite, ...args];
+    const child = spawn(command, own, { cwd: root, timeout: left, killSignal: "SIGKILL" });
     let output = "";
     let errors = "";
     child.stdout.on("data", (text) => (output += text));
@@ -111,60 +114,28 @@ async function work(): Promise<void> {
 }
 await Promise.all(Array.from({ length: Number(flags.processes) }, work));
 
-const brief = ({ name, capability, reason }: CheckResult) => ({ name, capability, reason });
-const tiers = wanted.map((tier) => {
+const tiers = wanted.map((tier): TierOutcome => {
   const own = outcomes.filter((outcome) => outcome.tier === tier).toSorted((a, b) => a.number - b.number);
-  const results = own.flatMap(({ report }) => report?.results ?? []);
-  const of = (status: CheckResult["status"]): CheckResult[] => results.filter((result) => result.status === status);
   return {
     tier,
     only: flags.only ?? TIERS[tier].only,
     device: own.find(({ report }) => report)?.report?.device ?? "did not open",
-    passed: of("passed").length,
-    failed: of("failed").length,
-    refused: of("refused").length,
-    failures: of("failed").map(brief),
-    refusals: of("refused").map(brief),
-    /** Parts that gave no report, and why. */
+    results: own.flatMap(({ report }) => report?.results ?? []),
     missing: own.flatMap(({ number, reason }) => (reason === undefined ? [] : [{ part: number, reason }])),
     processSeconds: Math.round(own.reduce((sum, part) => sum + part.seconds, 0)),
   };
 });
 
-const says = (command: string, ...args: string[]): string | undefined => {
-  const { status, stdout } = spawnSync(command, args, { cwd: root, encoding: "utf8" });
-  return status === 0 ? stdout.trim().split("\n")[0] : undefined;
-};
 const [name, driver = "unknown"] =
   says("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")?.split(", ") ?? [];
 const { version } = createRequire(import.meta.url)("webgpu/package.json") as { version: string };
-const machine = {
+const deno = flags.deno && says(flags.deno, "--version");
+process.exitCode = settle({
   name: flags.software || name === undefined ? tiers[0].device : name,
   driver,
-  webgpu: `Dawn, npm webgpu ${version}`,
-  cpu: cpus()[0]?.model.trim() ?? "",
-  platform: `${process.platform}-${process.arch}`,
-  runtime: `node ${process.versions.node}`,
-};
-const commit = process.env["FA_COMMIT"] ?? says("git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*");
-const report = {
-  schema: "fa-webgpu-conformance",
-  version: 1,
-  machine,
-  date: new Date().toISOString(),
-  commit: commit ?? "unknown",
+  webgpu: deno ? "wgpu" : `Dawn, npm webgpu ${version}`,
+  runtime: deno || `node ${process.versions.node}`,
   seconds: seconds(start),
   tiers,
-};
-const slug = machine.name.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-");
-const out = flags.out ?? join(root, "apps/bench/results/conformance", `${machine.platform}-${slug}-webgpu.json`);
-mkdirSync(dirname(out), { recursive: true });
-writeFileSync(out, `${JSON.stringify(report, undefined, 2)}\n`);
-for (const { tier, device, passed, failed, refused, failures, missing } of tiers) {
-  console.log(
-    `${tier}: ${passed} passed, ${failed} failed, ${refused} refused, ${missing.length} parts missing (${device})`,
-  );
-  for (const failure of failures) console.log(`  ${failure.name}\n    ${failure.reason}`);
-}
-console.log(`${report.seconds} s: ${out}`);
-process.exitCode = tiers.some(({ failed, missing }) => failed + missing.length > 0) ? 1 : 0;
+  out: flags.out,
+});

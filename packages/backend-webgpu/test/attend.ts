@@ -14,7 +14,8 @@ import {
 } from "@fa/core";
 import { naiveAttention, type AttentionNumbers } from "@fa/core/reference";
 import type { DeviceLimits, WebgpuRow } from "../src/kernels/row.ts";
-import { limitsOf, planOf, runPasses } from "./passes.ts";
+import { limitsOf, runPasses } from "./passes.ts";
+import { planOf } from "./problems.ts";
 
 export interface Numbers {
   readonly shape: readonly number[];

@@ -17,7 +17,8 @@ import { naiveAttention, naiveAttentionBackward, type AttentionData } from "@fa/
 import { beforeAll, describe, expect, test } from "vitest";
 import { BACKWARD } from "../src/kernels/backward.ts";
 import type { DeviceLimits } from "../src/kernels/row.ts";
-import { limitsOf, planOf, runPasses, softwareDevice } from "./passes.ts";
+import { limitsOf, runPasses, softwareDevice } from "./passes.ts";
+import { planOf } from "./problems.ts";
 
 let device: GPUDevice;
 beforeAll(async () => {

@@ -2,7 +2,8 @@ import { bytesPerElement, decode, encode, FLOAT_DTYPES, type CastProblem, type F
 import { beforeAll, describe, expect, test } from "vitest";
 import { CAST } from "../src/kernels/cast.ts";
 import type { DeviceLimits } from "../src/kernels/row.ts";
-import { limitsOf, planOf, runPasses, softwareDevice } from "./passes.ts";
+import { limitsOf, runPasses, softwareDevice } from "./passes.ts";
+import { planOf } from "./problems.ts";
 
 let device: GPUDevice;
 beforeAll(async () => {

@@ -4,7 +4,8 @@ import { compare } from "@fa/conformance";
 import { beforeAll, describe, expect, test } from "vitest";
 import { LINEAR, LINEAR_BACKWARD } from "../src/kernels/linear.ts";
 import type { DeviceLimits, WebgpuRow } from "../src/kernels/row.ts";
-import { limitsOf, planOf, runPasses, softwareDevice } from "./passes.ts";
+import { limitsOf, runPasses, softwareDevice } from "./passes.ts";
+import { planOf } from "./problems.ts";
 
 let device: GPUDevice;
 beforeAll(async () => {

@@ -2,7 +2,8 @@ import { attentionProblem, plan, type AttentionOptionsOf, type AttentionProblem,
 import { beforeAll, describe, expect, test } from "vitest";
 import { MATRIX } from "../src/kernels/matrix.ts";
 import { KERNELS } from "../src/kernels/table.ts";
-import { limitsOf, nullDevice, planOf, shaderText } from "./passes.ts";
+import { limitsOf, nullDevice, shaderText } from "./passes.ts";
+import { planOf } from "./problems.ts";
 
 let device: GPUDevice;
 beforeAll(async () => {

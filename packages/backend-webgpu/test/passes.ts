@@ -1,7 +1,6 @@
 /** Runs passes on Dawn without the back end around them: what a kernel is tested with before anything else is. */
 import { create, globals } from "webgpu";
-import { DTYPES, plan, type Plan, type Problem } from "@fa/core";
-import type { DeviceLimits, Pass, WebgpuRow } from "../src/kernels/row.ts";
+import type { DeviceLimits, Pass } from "../src/kernels/row.ts";
 import { expand } from "../src/wgsl.ts";
 import { SHADERS } from "../src/generated/shaders.ts";
 
@@ -147,18 +146,4 @@ export async function runPasses<N extends string>(
   }
   for (const buffer of buffers.values()) buffer.destroy();
   return found;
-}
-
-/** The plan of a problem by one row, whatever the device. */
-export function planOf<P extends Problem>(row: WebgpuRow<P>, problem: P): Plan<P> {
-  const capabilities = {
-    dtypes: DTYPES,
-    maxHeadDim: 256,
-    sharedBytes: Infinity,
-    maxBufferBytes: 2 ** 40,
-    features: row.needs,
-  };
-  const made = plan(problem, capabilities, [row]);
-  if (!made.ok) throw new Error(made.reasons.map(({ reason }) => reason).join());
-  return made;
 }
