@@ -4,7 +4,7 @@
 //   --only TEXT, --capability a,b   as conformance has them                  --seconds N     nothing starts later, nothing runs longer
 //   --runs N        random problems a property; default 4, since each is a shader of its own
 //   --software     also on a processor that plays a GPU
-//   --deno COMMAND in Deno instead, on its own WebGPU, which is Firefox's (wgpu)
+//   --deno         in Deno instead, on its own WebGPU, wgpu, which is Firefox's too
 //   --out FILE     default: apps/bench/results/conformance/PLATFORM-GPU-webgpu.json
 //
 // Nearly all of the time goes into compiling shaders, 1 to 2 s each on a GPU's driver. So the suite is cut into parts that run side by
@@ -18,7 +18,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import type { ConformanceReport } from "@fa/conformance";
 import { SOFTWARE } from "./software-gpu.ts";
-import { root } from "./test-needs.ts";
+import { findDeno, root } from "./test-needs.ts";
 import { says, settle, type TierOutcome } from "./webgpu-report.ts";
 
 interface Tier {
@@ -46,10 +46,13 @@ const { values: flags } = parseArgs({
     runs: { type: "string", default: "4" },
     seconds: { type: "string", default: "3600" },
     software: { type: "boolean", default: false },
-    deno: { type: "string" },
+    deno: { type: "boolean", default: false },
     out: { type: "string" },
   },
 });
+const { path: denoPath, why } = findDeno();
+if (flags.deno && !denoPath) throw new Error(`Deno is ${why}`);
+const deno = flags.deno ? denoPath : undefined;
 const start = performance.now();
 const deadline = start + Number(flags.seconds) * 1000;
 const seconds = (since: number): number => Math.round((performance.now() - since) / 100) / 10;
@@ -76,7 +79,7 @@ function run({ tier, number }: Part): Promise<Outcome> {
   const suite = join(root, "packages/conformance/src/cli.ts");
   const left = Math.max(1, Math.ceil(deadline - since));
   return new Promise((resolve) => {
-    const [command, ...first] = flags.deno ? [flags.deno, "run", "-A", "--no-lock"] : [process.execPath];
+    const [command, ...first] = deno ? [deno, "run", "-A", "--no-lock"] : [process.execPath];
     const own = [...first, "--conditions=@fa/source", suite, ...args];
     const child = spawn(command, own, { cwd: root, timeout: left, killSignal: "SIGKILL" });
     let output = "";
@@ -129,12 +132,11 @@ const tiers = wanted.map((tier): TierOutcome => {
 const [name, driver = "unknown"] =
   says("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")?.split(", ") ?? [];
 const { version } = createRequire(import.meta.url)("webgpu/package.json") as { version: string };
-const deno = flags.deno && says(flags.deno, "--version");
 process.exitCode = settle({
   name: flags.software || name === undefined ? tiers[0].device : name,
   driver,
   webgpu: deno ? "wgpu" : `Dawn, npm webgpu ${version}`,
-  runtime: deno || `node ${process.versions.node}`,
+  runtime: deno ? (says(deno, "--version") ?? "deno") : `node ${process.versions.node}`,
   seconds: seconds(start),
   tiers,
   out: flags.out,

@@ -4,7 +4,7 @@ import { inDeno, noDeno } from "../../../tools/deno.ts";
 import { root } from "../../../tools/test-needs.ts";
 import { conformanceChecks, type ConformanceReport } from "../src/runner.ts";
 
-// The whole suite on wgpu takes a quarter of an hour: npm run webgpu-verify -- --deno deno.
+// The whole suite on wgpu takes a quarter of an hour: npm run webgpu-verify -- --software --deno.
 const [capability, runs] = ["plain", 1];
 const checks = await conformanceChecks({ capabilities: [capability], runs });
 
