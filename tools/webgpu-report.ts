@@ -38,19 +38,21 @@ export function says(command: string, ...args: string[]): string | undefined {
   return status === 0 ? stdout.trim().split("\n")[0] : undefined;
 }
 
+/** What is verified: as it was when that began. */
+const commit =
+  process.env["FA_COMMIT"] ?? says("git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*") ?? "unknown";
+
 const brief = ({ name, capability, reason }: CheckResult) => ({ name, capability, reason });
 
 /** Writes the file, prints a line a tier and what failed; returns the exit status. */
 export function settle({ name, driver, webgpu, runtime, seconds, tiers, out }: Verification): number {
   const platform = `${process.platform}-${process.arch}`;
-  const commit =
-    process.env["FA_COMMIT"] ?? says("git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*");
   const report = {
     schema: "fa-webgpu-conformance",
     version: 1,
     machine: { name, driver, webgpu, cpu: cpus()[0]?.model.trim() ?? "", platform, runtime },
     date: new Date().toISOString(),
-    commit: commit ?? "unknown",
+    commit,
     seconds,
     tiers: tiers.map(({ tier, only, device, results, missing, processSeconds }) => {
       const of = (status: CheckResult["status"]): CheckResult[] => results.filter((result) => result.status === status);
