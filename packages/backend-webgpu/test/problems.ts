@@ -54,7 +54,7 @@ function optionsOf(dtype: FloatDType, Sq: number, Skv: number): AttentionOptions
 }
 
 /** Problems that reach every variant of the shaders of an op. */
-export function* problemsOf(op: Problem["op"], dtypes: readonly FloatDType[]): Generator<Problem> {
+function* problemsOf(op: Problem["op"], dtypes: readonly FloatDType[]): Generator<Problem> {
   for (const dtype of dtypes) {
     if (op === "cast") {
       for (const resultDType of FLOAT_DTYPES) yield { op, dtype, resultDType, elements: 77 };
@@ -80,5 +80,18 @@ export function* problemsOf(op: Problem["op"], dtypes: readonly FloatDType[]): G
         for (const options of optionsOf(dtype, Sq, Skv)) yield attentionProblem({ q, k, v }, options, op);
       }
     }
+  }
+}
+
+/** Plans that reach every variant of a row's shaders. */
+export function* plansOf(row: WebgpuRow): Generator<Plan> {
+  for (const problem of problemsOf(row.op, row.dtypes as FloatDType[])) {
+    let made;
+    try {
+      made = planOf(row, problem);
+    } catch {
+      continue; // It does not take this one.
+    }
+    yield made;
   }
 }

@@ -2,12 +2,11 @@
  * Run in Deno: compiles every shader that the portable rows may come to, by wgpu's compiler, and prints for each row how many there are
  * and what was wrong with which.
  */
-import type { FloatDType } from "@fa/core";
 import { SHADERS } from "../src/generated/shaders.ts";
 import type { DeviceLimits } from "../src/kernels/row.ts";
 import { KERNELS } from "../src/kernels/table.ts";
 import { expand } from "../src/wgsl.ts";
-import { planOf, problemsOf } from "./problems.ts";
+import { plansOf } from "./problems.ts";
 
 /** What is printed, a list of these as JSON. */
 export interface Compiled {
@@ -40,13 +39,7 @@ if (!(await errorOf("fn main() -> u32 { return 1.5; }"))) throw new Error("no er
 const compiled: Compiled[] = [];
 for (const row of KERNELS.filter(({ needs }) => needs.length === 0)) {
   const texts = new Set<string>();
-  for (const problem of problemsOf(row.op, row.dtypes as FloatDType[])) {
-    let plan;
-    try {
-      plan = planOf(row, problem);
-    } catch {
-      continue;
-    }
+  for (const plan of plansOf(row)) {
     for (const { shader, params } of row.passes(plan, known, new Set(["out", "lse"])))
       texts.add(expand(shader, params, SHADERS));
   }
