@@ -44,8 +44,13 @@ const commit =
 
 const brief = ({ name, capability, reason }: CheckResult) => ({ name, capability, reason });
 
-/** Writes the file, prints a line a tier and what failed; returns the exit status. */
+/** Writes the file, prints a line a tier and what failed; returns the exit status. Where no check ran there is no file. */
 export function settle({ name, driver, webgpu, runtime, seconds, tiers, out }: Verification): number {
+  if (tiers.every(({ results }) => results.length === 0)) {
+    const reasons = new Set(tiers.flatMap(({ missing }) => missing.map(({ reason }) => reason)));
+    console.error(`no check ran: ${[...reasons].join("; ") || "none matches"}`);
+    return 1;
+  }
   const platform = `${process.platform}-${process.arch}`;
   const report = {
     schema: "fa-webgpu-conformance",
@@ -73,5 +78,5 @@ export function settle({ name, driver, webgpu, runtime, seconds, tiers, out }: V
     for (const failure of failures) console.log(`  ${failure.name}\n    ${failure.reason}`);
   }
   console.log(`${seconds} s: ${file}`);
-  return report.tiers.some(({ failed, missing, passed }) => failed + missing.length > 0 || passed === 0) ? 1 : 0;
+  return report.tiers.some(({ failed, missing }) => failed + missing.length > 0) ? 1 : 0;
 }

@@ -18,7 +18,7 @@ describe.skipIf(!driver.here)("select: measured, on a machine whose GPU is a CPU
     ]);
   });
 
-  test("takes it for no size, though only the processor's two are close for the smallest", async () => {
+  test("takes it neither for the smallest problem nor for a large one", async () => {
     await using small = await createAttention({ ...measured, problem: { H: 1, Sq: 1, Skv: 1, D: 1 } });
     await using large = await createAttention({ ...measured, problem: { H: 4, Sq: 512, D: 64 } });
     expect(["wasm", "reference"]).toContain(small.backend.name);
