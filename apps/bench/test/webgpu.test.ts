@@ -12,7 +12,7 @@ import type { Arena, GpuArena } from "../src/field.node.ts";
 import { gpuTables } from "../src/gpu-comparison.ts";
 import { main } from "../src/main.node.ts";
 import { bytesOf, generate, toElevenBits } from "../src/numbers.ts";
-import { chainsOf, roofSlope, slopeOf } from "../src/peers/chains.ts";
+import { chainsOf, firstSlope, roofSlope, slopeOf } from "../src/peers/chains.ts";
 import { rowsAlone } from "../src/peers/rows.ts";
 import { numbersPart } from "../src/readme.ts";
 import { parseResults, type Entry } from "../src/results.ts";
@@ -153,6 +153,19 @@ describe("a chain of calls", () => {
   test("that grows no slower with its length is refused", async () => {
     await expect(slopeOf(async () => 3, 1, 9)).rejects.toThrow(/a chain of 9 calls took no longer than one of 1/);
     await expect(roofSlope(async () => 3, 3)).rejects.toThrow(/a chain of 9 calls took no longer than one of 3/);
+  });
+
+  test("of a first look is longer until its calls show", async () => {
+    const lengths: number[] = [];
+    // A clock that steps by 100 ms, and calls of 2 ms: 45 are the first that take a step more than one.
+    const coarse = async (calls: number): Promise<number> => {
+      lengths.push(calls);
+      return 100 * Math.floor((15 + 2 * calls) / 100);
+    };
+    expect(await firstSlope(coarse, 5, 257)).toBeCloseTo(100 / 44, 9);
+    expect(Math.max(...lengths)).toBe(45);
+    expect(new Set(lengths)).toEqual(new Set([1, 5, 15, 45]));
+    await expect(firstSlope(async () => 3, 5, 257)).rejects.toThrow(/a chain of 257 calls took no longer/);
   });
 
   test("of a roof: one that was disturbed does not count", async () => {

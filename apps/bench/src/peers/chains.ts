@@ -47,6 +47,21 @@ export async function slopeOf(run: RunChain, few: number, many: number): Promise
 }
 
 /**
+ * A first look at the time of a call, by the shortest of ever longer chains beside one call that shows it.
+ * @throws Error when even a chain of `most` calls is no slower than one
+ */
+export async function firstSlope(run: RunChain, calls: number, most: number): Promise<number> {
+  for (let many = calls; ; many = Math.min(LONGER * many, most)) {
+    await run(many);
+    try {
+      return await slopeOf(run, 1, many);
+    } catch (error) {
+      if (many >= most) throw error;
+    }
+  }
+}
+
+/**
  * The same for a roof: of chains of either length the fastest count. What disturbs a chain makes it slower, so that slopes of single
  * ones err both ways, and the best of several is faster than the machine.
  * @throws Error when the longer chain is no slower

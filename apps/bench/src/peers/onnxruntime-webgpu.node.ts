@@ -6,7 +6,7 @@ import type { TensorData } from "@fa/core";
 import type { AttentionCase } from "../cases.ts";
 import { bytesOf } from "../numbers.ts";
 import type { CaseNumbers } from "../truth.ts";
-import { slopeOf } from "./chains.ts";
+import { firstSlope, slopeOf } from "./chains.ts";
 import { onnxModel, type ElementType, type OneOperator } from "./onnx.ts";
 import type { Played, Player } from "./player.ts";
 import { rowsAlone } from "./rows.ts";
@@ -19,7 +19,7 @@ type Feeds = Readonly<Record<string, InstanceType<Ort["Tensor"]>>>;
 
 /** A chain this much longer than one call is timed. */
 const CHAIN_MS = 40;
-/** To find out how long a call takes. */
+/** To find out how long a call takes; longer where it does not show. */
 const PROBE_CHAIN = 5;
 const LONGEST_CHAIN = 257;
 const WARM_MS = 150;
@@ -77,8 +77,7 @@ async function place(ort: Ort, item: AttentionCase, data: CaseNumbers): Promise<
     },
     chains: {
       async pace() {
-        await run(PROBE_CHAIN);
-        const probed = await slopeOf(run, 1, PROBE_CHAIN);
+        const probed = await firstSlope(run, PROBE_CHAIN, LONGEST_CHAIN);
         const calls = Math.min(Math.max(PROBE_CHAIN, 1 + Math.ceil(CHAIN_MS / probed)), LONGEST_CHAIN);
         const until = performance.now() + WARM_MS;
         do await run(calls);
