@@ -16,7 +16,7 @@ const deviceOf = ({ needs }: Row): GPUDevice => (needs.length > 0 ? subgroups : 
 
 type Row = WebgpuRow<AttentionProblem>;
 const rowOf = (id: string): Row => FORWARD.find((row) => row.id === id)!;
-const [SHORT, LARGE] = [rowOf("forward-short-128"), rowOf("forward-64-narrow")];
+const [SHORT, LARGE] = [rowOf("forward-short-128"), rowOf("forward-64")];
 
 const [SUBGROUPS_16, SUBGROUPS_8] = DECODE_SUBGROUPS;
 
@@ -33,7 +33,7 @@ async function holds(row: Row, wanted: Case, limits = {}, tolerance = 1e-5): Pro
 describe.each([
   ["forward-short-128", SHORT, SIZES],
   ["forward-short-256", rowOf("forward-short-256"), { ...SIZES, Dv: 200, Hkv: 4 }],
-  ["forward-64-narrow", LARGE, SIZES],
+  ["forward-64", LARGE, SIZES],
   ["forward-256", rowOf("forward-256"), { ...SIZES, Dv: 200, Hkv: 4 }],
   ["decode", DECODE, FEW],
   ["decode-subgroups-16", SUBGROUPS_16, { ...FEW, Sq: 2 }],
@@ -128,7 +128,7 @@ describe.each([
 
 test.each([
   ["forward-short-128", SHORT],
-  ["forward-64-narrow", LARGE],
+  ["forward-64", LARGE],
 ])("%s: scores that rise from tile to tile are rescaled", async (_, row) => {
   const ramp = caseOf({ B: 1, H: 1, Hkv: 1, Sq: 64, Skv: 400, D: 8, Dv: 8 }, { scale: 1 });
   ramp.tensors["k"].values.forEach((x, n, all) => (all[n] = (x * n) / 300));

@@ -29,6 +29,8 @@ export interface ForwardTuning {
   readonly features: number;
   /** Rows of v staged at a time. */
   readonly keys: number;
+  /** Features, or keys, that a turn of a product's loop takes, a multiple of 4: within a turn a compiler reads ahead. Divides both of the above. */
+  readonly step: number;
 }
 
 /**
@@ -49,17 +51,16 @@ const TUNING: Readonly<
   "forward-short-128": {
     maxTotalRows: SHORT_ROWS,
     maxHeadDim: 128,
-    tuning: { side: 4, sums: 2, tx: 16, ty: 8, features: 16, keys: 16 },
+    tuning: { side: 4, sums: 2, tx: 16, ty: 8, features: 16, keys: 16, step: 4 },
   },
   "forward-short-256": {
     maxTotalRows: SHORT_ROWS,
     maxHeadDim: 256,
-    tuning: { side: 4, sums: 2, tx: 16, ty: 8, features: 16, keys: 8 },
+    tuning: { side: 4, sums: 2, tx: 16, ty: 8, features: 16, keys: 8, step: 4 },
   },
-  "forward-64": { maxHeadDim: 64, tuning: { side: 8, sums: 1, tx: 8, ty: 16, features: 16, keys: 16 } },
-  "forward-64-narrow": { maxHeadDim: 64, tuning: { side: 8, sums: 1, tx: 8, ty: 8, features: 16, keys: 16 } },
-  "forward-128": { maxHeadDim: 128, tuning: { side: 8, sums: 1, tx: 16, ty: 8, features: 16, keys: 16 } },
-  "forward-256": { maxHeadDim: 256, tuning: { side: 8, sums: 1, tx: 16, ty: 8, features: 8, keys: 8 } },
+  "forward-64": { maxHeadDim: 64, tuning: { side: 8, sums: 1, tx: 8, ty: 16, features: 16, keys: 16, step: 8 } },
+  "forward-128": { maxHeadDim: 128, tuning: { side: 8, sums: 1, tx: 16, ty: 8, features: 16, keys: 16, step: 8 } },
+  "forward-256": { maxHeadDim: 256, tuning: { side: 8, sums: 1, tx: 16, ty: 8, features: 8, keys: 8, step: 8 } },
 };
 
 /** Rows move their max only for scores that exceed it by more than 2^8 in weight: float32 holds that without loss. */
@@ -72,22 +73,22 @@ export function forwardParams(
   bound: ReadonlySet<string>,
 ): ShaderParams {
   const { Dv } = problem;
-  const { side, sums, tx, ty, features, keys } = tuning;
+  const { side, sums, tx, ty, features, keys, step: STEP } = tuning;
   const tensor = tensorParams(problem);
   const unit = tensor.UNIT;
   const [BR, BC, threads] = [side * ty, side * tx, tx * ty];
   const OC = Math.ceil(Dv / (4 * tx));
-  // One vector more a row spreads rows over the banks of workgroup memory.
-  const QS = features / 4 + 1;
-  const KS = features / 4 + 1;
-  const PS = keys / 4 + 1;
-  const Q_UNITS = Math.ceil((BR * features) / unit / threads);
-  const K_UNITS = Math.ceil((BC * features) / unit / threads);
+  // Eight vectors are as many as there are banks: units of all features together, stored for the same rows, shall lie in different ones.
+  const [FOUR_Q, FOUR_K, FOUR_P] = [BR + 32 / features, BC + 32 / features, BR + 32 / keys];
+  // Threads that stage q and k: each reads a unit of four rows.
+  const Q_THREADS = (BR * features) / (4 * unit);
+  const K_THREADS = (BC * features) / (4 * unit);
+  // A thread that stages either of them alone holds both in the same registers.
+  const Q_AT = Q_THREADS + K_THREADS <= threads ? 0 : 4;
   const V_UNITS = Math.ceil((keys * 4 * OC * tx) / unit / threads);
   const params = scoreParams(problem);
-  // A thread's next unit of q or k lies some rows on, among the rows or keys of the same place in a piece.
-  const slots = (threads * unit) / features;
-  if (slots % tx !== 0 || slots % ty !== 0) throw new Error(`threads ${tx} x ${ty} cannot share ${features} features`);
+  if (Math.max(Q_THREADS, K_THREADS) > threads)
+    throw new Error(`threads ${tx} x ${ty} cannot share ${features} features`);
   let binding = 4;
   const next = (present: unknown): number => (present ? ++binding : 0);
   return {
@@ -108,17 +109,18 @@ export function forwardParams(
     CD: features,
     CK: keys,
     OC,
-    QS,
-    KS,
-    PS,
-    // The last row needs no vector behind it.
-    LEFT: BR * Math.max(PS, QS) - 1,
-    RIGHT: Math.max(BC * KS - 1, keys * OC * tx, (side / 4) * threads),
+    STEP,
+    FOUR_Q,
+    FOUR_K,
+    FOUR_P,
+    LEFT: Math.max((features / 4) * FOUR_Q, (keys / 4) * FOUR_P),
+    RIGHT: Math.max((features / 4) * FOUR_K, keys * OC * tx, (side / 4) * threads),
     BAD_WORDS: Math.ceil((4 * OC * tx) / 32),
-    Q_UNITS,
-    K_UNITS,
+    Q_THREADS,
+    K_THREADS,
     V_UNITS,
-    AHEAD: Math.max(K_UNITS, V_UNITS),
+    Q_AT,
+    AHEAD: Math.max(Q_AT + 4, V_UNITS),
     LSE: bound.has("lse"),
     LSE_BINDING: next(bound.has("lse")),
     BIAS_BINDING: next(params["BIAS"]),

@@ -4,6 +4,9 @@
 // features of q and k, CK rows of v. SIDE is 4 QUADS, 4 or 8. With SUMS 2 the odd features of a
 // score are summed apart.
 //
+// Each product is a sum of outer products, one a feature or key: SIDE numbers of the left side times SIDE or 4 OC of the right. So q, k and
+// the probabilities lie transposed in workgroup memory, and what the next outer product needs is few registers, there while this one runs.
+//
 // The running max of a row is moved only when a score exceeds it by more than `lag`: any subtrahend near the max gives the same
 // quotient, so most tiles need no exchange between threads and no rescaling.
 //
@@ -51,9 +54,11 @@ struct ForwardArgs {
 @group(0) @binding(0) var<uniform> args: ForwardArgs;
 //#include "lib/tensors.wgsl"
 
-// Rows of q [BR, CD], and of probabilities [BR, keys]; row SIDE ty + r of either lies at r TY + ty.
+// Features of q [CD, BR] and keys of probabilities [CK, BR], in vectors of four rows: those from SIDE ty + 4 n on are vector n TY + ty.
+// Each four features, FOUR_Q vectors, and keys, FOUR_P, have some vectors behind them, that what is stored together does not meet in a bank.
 var<workgroup> left_smem: array<vec4f, ${LEFT}>;
-// Rows of k [BC, CD], key SIDE tx + c at c TX + tx; rows of v [CK, OC TX] vectors; or row maxima and sums on their way between threads.
+// Features of k [CD, BC] in vectors of four keys, those from SIDE tx + 4 n on at n TX + tx, each four features FOUR_K; rows of v [CK, OC TX] vectors; or row maxima
+// and sums on their way between threads.
 var<workgroup> right_smem: array<vec4f, ${RIGHT}>;
 // In one array, since each variable is filled up to 16 bytes. Word GROWN: some score exceeds the max of its row by more than
 // the lag. Word NOT_FINITE: some element that was staged is not finite. Bits from word BAD_ROWS on: rows that see such an element of k,
@@ -92,11 +97,19 @@ struct Block {
   range: Range,
 }
 
-// Where a thread reads its first unit of a chunk of q, and of k at key 0; and the column of both.
+// What a thread stages of each chunk of q or k: a unit of four rows.
 struct Place {
-  q: u32,
-  k: u32,
+  // Where its first row begins in chunk 0, of q or of k at key 0; and that column.
+  first: u32,
   column: u32,
+}
+
+// @param n which unit of the chunk; neighbours share rows
+// @param along TY for q, TX for k
+fn place_of(first: u32, stride: u32, n: u32, along: u32) -> Place {
+  let at = n / ${CD / UNIT}u;
+  let column = n % ${CD / UNIT}u * ${UNIT}u;
+  return Place(first + (at % along * ${SIDE}u + at / along * 4u) * stride + column, column);
 }
 
 // A tile of keys [begin, end), at most `tile_kv`; its first column stands for key `first`, a multiple of 8.
@@ -110,16 +123,20 @@ fn keys_from(block: Block, begin: u32) -> Keys {
   return Keys(begin & ~7u, begin, min(begin + args.tile_kv, block.range.end));
 }
 
-// Unit n of this thread of a chunk of q [BR, CD]. Rows behind the block are another's and of no consequence; columns behind D
-// are 0.
+// Row n of this thread of a chunk of q [BR, CD]. Rows behind the block are another's and of no consequence.
 fn fetch_q(place: Place, chunk: u32, n: u32) -> vec4u {
-  let at = place.q + n * ${THREADS / (CD / UNIT) / TY}u * args.q_row + chunk * ${CD}u;
+  let at = place.first + n * args.q_row + chunk * ${CD}u;
+  //#if VECTOR
+  // What looked at the elements here would wait for them.
+  return load_q(at, ${UNIT}u);
+  //#else
   return load_q(at, elements_at(place.column + chunk * ${CD}u, args.depth));
+  //#endif
 }
 
 // The same of k [BC, CD]. Columns behind D meet zeros in q; keys behind the tile are hidden.
 fn fetch_k(place: Place, keys: Keys, chunk: u32, n: u32) -> vec4u {
-  return load_k(place.k + (keys.first + n * ${THREADS / (CD / UNIT) / TX}u) * args.k_row + chunk * ${CD}u, ${UNIT}u);
+  return load_k(place.first + (keys.first + n) * args.k_row + chunk * ${CD}u, ${UNIT}u);
 }
 
 // Unit n of a chunk of v [CK, 4 OC TX]. Columns behind Dv are not stored; keys behind the tile weigh 0.
@@ -292,14 +309,16 @@ fn main(
   block.q = b * args.q_batch + h * args.q_head - args.q_first;
   block.k = b * args.k_batch + h / args.group * args.k_head - args.k_first;
   block.v = b * args.v_batch + h / args.group * args.v_head - args.v_first;
-  // Units follow each other in the order of workgroup memory, so that neighbours do not meet in a bank.
-  let slot = thread / ${CD / UNIT}u;
-  let column = thread % ${CD / UNIT}u * ${UNIT}u;
-  let place = Place(
-    block.q + (block.i0 + slot % ${TY}u * ${SIDE}u + slot / ${TY}u) * args.q_row + column,
-    block.k + (slot % ${TX}u * ${SIDE}u + slot / ${TX}u) * args.k_row + column,
-    column,
-  );
+  // The first threads stage q, the last ones k.
+  let stages_q = thread < ${Q_THREADS}u;
+  let stages_k = thread >= ${THREADS - K_THREADS}u;
+  let unit_q = thread % ${Q_THREADS}u;
+  let unit_k = (${THREADS - 1}u - thread) % ${K_THREADS}u;
+  let place_q = place_of(block.q + block.i0 * args.q_row, args.q_row, unit_q, ${TY}u);
+  let place_k = place_of(block.k, args.k_row, unit_k, ${TX}u);
+  // Where in workgroup memory the vectors of their first features lie.
+  let slot_q = unit_q % ${CD / UNIT}u * ${UNIT / 4 * FOUR_Q}u + unit_q / ${CD / UNIT}u;
+  let slot_k = unit_k % ${CD / UNIT}u * ${UNIT / 4 * FOUR_K}u + unit_k / ${CD / UNIT}u;
   block.range = key_range(block.i0, block.i1 - 1u, args.keys);
   // Of the thread's rows: the max, and the sum over the keys of this thread.
   //#for quad in QUADS
@@ -311,12 +330,9 @@ fn main(
   var acc${r}_${d} = vec4f();
   //#endfor
   //#endfor
-  // Units on their way from storage to workgroup memory.
+  // Units on their way from storage to workgroup memory: of k or v, and from Q_AT on of q.
   //#for n in AHEAD
   var ahead${n}: vec4u;
-  //#endfor
-  //#for n in Q_UNITS
-  var ahead_q${n}: vec4u;
   //#endfor
 
   // A look at q, once; it is staged beside k, chunk by chunk, since room for all of it would keep other workgroups out.
@@ -333,12 +349,16 @@ fn main(
   }
   var tile = next_tile(block, block.range.begin & ~7u, thread);
   if (tile.begin != NONE) {
-    //#for n in K_UNITS
-    ahead${n} = fetch_k(place, keys_from(block, tile.begin), 0u, ${n}u);
-    //#endfor
-    //#for n in Q_UNITS
-    ahead_q${n} = fetch_q(place, 0u, ${n}u);
-    //#endfor
+    if (stages_k) {
+      //#for n in 4
+      ahead${n} = fetch_k(place_k, keys_from(block, tile.begin), 0u, ${n}u);
+      //#endfor
+    }
+    if (stages_q) {
+      //#for n in 4
+      ahead${Q_AT + n} = fetch_q(place_q, 0u, ${n}u);
+      //#endfor
+    }
   }
   // Blocks and tiles may be smaller than the threads have room for: at the ends, or because they are asked to be.
   // With SKIPS such threads leave the products out.
@@ -356,56 +376,60 @@ fn main(
     for (var chunk = 0u; chunk < feature_chunks; chunk++) {
       // load: k [BC, CD] and q [BR, CD]
       workgroupBarrier();
-      {
+      if (stages_k) {
         var watched = vec4u();
-        //#for n in K_UNITS
+        //#for n in 4
         watched = watch(watched, ahead${n});
         //#endfor
         if (was_bad(watched)) {
           atomicStore(&flags_smem[NOT_FINITE], 1u);
-          //#for n in K_UNITS
+          //#for n in 4
           ahead${n} &= ~nonfinite_elements(ahead${n});
           //#endfor
         }
-      }
-      //#for n in K_UNITS
-      {
-        let unit = thread + ${n * THREADS}u;
-        let at = unit / ${CD / UNIT}u * ${KS}u + unit % ${CD / UNIT}u * ${UNIT / 4}u;
-        //#if K_UNITS * THREADS > BC * CD / UNIT
-        if (unit < ${BC * CD / UNIT}u) {
-        //#endif
         //#for part in UNIT / 4
-        right_smem[at + ${part}u] = unit_vector(ahead${n}, ${part}u);
+        {
+          //#for n in 4
+          let row${n} = unit_vector(ahead${n}, ${part}u);
+          //#endfor
+          //#for x in 4
+          right_smem[slot_k + ${part * FOUR_K + x * BC / 4}u] = vec4f(row0[${x}], row1[${x}], row2[${x}], row3[${x}]);
+          //#endfor
+        }
         //#endfor
-        //#if K_UNITS * THREADS > BC * CD / UNIT
+      }
+      if (stages_q) {
+        //#if VECTOR
+        // Columns behind D.
+        if (place_q.column + chunk * ${CD}u >= args.depth) {
+          //#for n in 4
+          ahead${Q_AT + n} = vec4u();
+          //#endfor
         }
         //#endif
-      }
-      //#endfor
-      //#for n in Q_UNITS
-      {
-        let unit = thread + ${n * THREADS}u;
-        let at = unit / ${CD / UNIT}u * ${QS}u + unit % ${CD / UNIT}u * ${UNIT / 4}u;
-        //#if Q_UNITS * THREADS > BR * CD / UNIT
-        if (unit < ${BR * CD / UNIT}u) {
-        //#endif
         //#for part in UNIT / 4
-        left_smem[at + ${part}u] = unit_vector(ahead_q${n}, ${part}u) * SIGN;
-        //#endfor
-        //#if Q_UNITS * THREADS > BR * CD / UNIT
+        {
+          //#for n in 4
+          let row${n} = unit_vector(ahead${Q_AT + n}, ${part}u) * SIGN;
+          //#endfor
+          //#for x in 4
+          left_smem[slot_q + ${part * FOUR_Q + x * BR / 4}u] = vec4f(row0[${x}], row1[${x}], row2[${x}], row3[${x}]);
+          //#endfor
         }
-        //#endif
+        //#endfor
       }
-      //#endfor
       workgroupBarrier();
       if (chunk + 1u < feature_chunks) {
-        //#for n in K_UNITS
-        ahead${n} = fetch_k(place, keys, chunk + 1u, ${n}u);
-        //#endfor
-        //#for n in Q_UNITS
-        ahead_q${n} = fetch_q(place, chunk + 1u, ${n}u);
-        //#endfor
+        if (stages_k) {
+          //#for n in 4
+          ahead${n} = fetch_k(place_k, keys, chunk + 1u, ${n}u);
+          //#endfor
+        }
+        if (stages_q) {
+          //#for n in 4
+          ahead${Q_AT + n} = fetch_q(place_q, chunk + 1u, ${n}u);
+          //#endfor
+        }
       } else {
         //#for n in V_UNITS
         ahead${n} = fetch_v(block, keys, 0u, thread + ${n * THREADS}u);
@@ -413,30 +437,24 @@ fn main(
       }
 
       // scores: S += q k^T [BR, BC] over the features of the chunk
-      let q_at = ty * ${QS}u;
       //#if SKIPS
       if (has_pairs) {
       //#else
       {
       //#endif
-        for (var d = 0u; d < ${CD / 4}u; d++) {
-          //#for c in SIDE
-          let k${c} = right_smem[tx * ${KS}u + d + ${c * TX * KS}u];
-          //#endfor
-          //#for quad in QUADS
-          let x${quad} = vec4f(k${4 * quad}.x, k${4 * quad + 1}.x, k${4 * quad + 2}.x, k${4 * quad + 3}.x);
-          let y${quad} = vec4f(k${4 * quad}.y, k${4 * quad + 1}.y, k${4 * quad + 2}.y, k${4 * quad + 3}.y);
-          let z${quad} = vec4f(k${4 * quad}.z, k${4 * quad + 1}.z, k${4 * quad + 2}.z, k${4 * quad + 3}.z);
-          let w${quad} = vec4f(k${4 * quad}.w, k${4 * quad + 1}.w, k${4 * quad + 2}.w, k${4 * quad + 3}.w);
-          //#endfor
-          //#for r in SIDE
-          let q${r} = left_smem[q_at + d + ${r * TY * QS}u];
-          //#for quad in QUADS
-          sum${r}_${quad}_${0 % SUMS} = fma(vec4f(q${r}.x), x${quad}, sum${r}_${quad}_${0 % SUMS});
-          sum${r}_${quad}_${1 % SUMS} = fma(vec4f(q${r}.y), y${quad}, sum${r}_${quad}_${1 % SUMS});
-          sum${r}_${quad}_${2 % SUMS} = fma(vec4f(q${r}.z), z${quad}, sum${r}_${quad}_${2 % SUMS});
-          sum${r}_${quad}_${3 % SUMS} = fma(vec4f(q${r}.w), w${quad}, sum${r}_${quad}_${3 % SUMS});
-          //#endfor
+        for (var turn = 0u; turn < ${CD / STEP}u; turn++) {
+          //#for n in STEP
+          {
+            //#for quad in QUADS
+            let q${quad} = left_smem[turn * ${STEP / 4 * FOUR_Q}u + ty + ${n / 4 * FOUR_Q + n % 4 * BR / 4 + quad * TY}u];
+            let k${quad} = right_smem[turn * ${STEP / 4 * FOUR_K}u + tx + ${n / 4 * FOUR_K + n % 4 * BC / 4 + quad * TX}u];
+            //#endfor
+            //#for r in SIDE
+            //#for quad in QUADS
+            sum${r}_${quad}_${n % SUMS} = fma(vec4f(q${r / 4}[${r % 4}]), k${quad}, sum${r}_${quad}_${n % SUMS});
+            //#endfor
+            //#endfor
+          }
           //#endfor
         }
       }
@@ -599,10 +617,14 @@ fn main(
       }
       //#endfor
       if (tx / ${CK / SIDE}u == chunk) {
-        let at = ty * ${PS}u + tx % ${CK / SIDE}u * ${QUADS}u;
-        //#for r in SIDE
+        let at = tx % ${CK / SIDE}u * ${SIDE / 4 * FOUR_P}u + ty;
+        //#for c in SIDE
         //#for quad in QUADS
-        left_smem[at + ${r * TY * PS + quad}u] = s${r}_${quad};
+        left_smem[at + ${c / 4 * FOUR_P + c % 4 * BR / 4 + quad * TY}u] = vec4f(
+          //#for x in 4
+          s${4 * quad + x}_${c / 4}[${c % 4}],
+          //#endfor
+        );
         //#endfor
         //#endfor
       }
@@ -612,32 +634,37 @@ fn main(
         ahead${n} = fetch_v(block, keys, chunk + 1u, thread + ${n * THREADS}u);
         //#endfor
       } else if (after.begin != NONE) {
-        //#for n in K_UNITS
-        ahead${n} = fetch_k(place, keys_from(block, after.begin), 0u, ${n}u);
-        //#endfor
-        //#for n in Q_UNITS
-        ahead_q${n} = fetch_q(place, 0u, ${n}u);
-        //#endfor
+        if (stages_k) {
+          //#for n in 4
+          ahead${n} = fetch_k(place_k, keys_from(block, after.begin), 0u, ${n}u);
+          //#endfor
+        }
+        if (stages_q) {
+          //#for n in 4
+          ahead${Q_AT + n} = fetch_q(place_q, 0u, ${n}u);
+          //#endfor
+        }
       }
 
       // accumulate: acc += P v [BR, Dv] over the keys of the chunk
-      let p_at = ty * ${PS}u;
       //#if SKIPS
       if (has_rows) {
       //#else
       {
       //#endif
-        for (var c = 0u; c < ${CK / 4}u; c++) {
-          //#for r in SIDE
-          let p${r} = left_smem[p_at + c + ${r * TY * PS}u];
-          //#endfor
-          //#for x in 4
-          //#for d in OC
-          let v${x}_${d} = right_smem[c * ${4 * OC * TX}u + tx + ${(x * OC + d) * TX}u];
-          //#for r in SIDE
-          acc${r}_${d} = fma(vec4f(p${r}[${x}]), v${x}_${d}, acc${r}_${d});
-          //#endfor
-          //#endfor
+        for (var turn = 0u; turn < ${CK / STEP}u; turn++) {
+          //#for n in STEP
+          {
+            //#for quad in QUADS
+            let p${quad} = left_smem[turn * ${STEP / 4 * FOUR_P}u + ty + ${n / 4 * FOUR_P + n % 4 * BR / 4 + quad * TY}u];
+            //#endfor
+            //#for d in OC
+            let v${d} = right_smem[turn * ${STEP * OC * TX}u + tx + ${(n * OC + d) * TX}u];
+            //#for r in SIDE
+            acc${r}_${d} = fma(vec4f(p${r / 4}[${r % 4}]), v${d}, acc${r}_${d});
+            //#endfor
+            //#endfor
+          }
           //#endfor
         }
       }
