@@ -207,11 +207,12 @@ cudaError_t run_attention(FaInstance* instance, FaOp op, const double* slots) {
   const bool general = is_general(p);
   const int dtype = static_cast<int>(slots[FA_DTYPE]), family = static_cast<int>(slots[FA_FAMILY]);
 #ifdef FA_SM90A
-  if (family == FA_HOPPER || family == FA_HOPPER_GENERAL) {
+  if (family == FA_HOPPER || family == FA_HOPPER_SHORT || family == FA_HOPPER_GENERAL) {
     if (p.qkAligned && p.vAligned && reinterpret_cast<std::uintptr_t>(p.out_gmem) % 16 == 0) {
       const auto common = dtype == FA_FLOAT16 ? forward_hopper_float16 : forward_hopper_bfloat16;
       const auto all = dtype == FA_FLOAT16 ? forward_hopper_general_float16 : forward_hopper_general_bfloat16;
-      return (general ? all : common)(p, instance->processors, instance->stream);
+      return general ? all(p, instance->processors, instance->stream)
+                     : common(p, family == FA_HOPPER_SHORT, instance->processors, instance->stream);
     }
     // Memory of a caller's that does not begin at a multiple of 16 bytes goes to the generic kernel, in tiles that all of its
     // instances take.

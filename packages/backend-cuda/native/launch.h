@@ -74,7 +74,7 @@ enum FaOp { FA_OP_CAST = 0, FA_OP_FORWARD = 1, FA_OP_BACKWARD = 2, FA_OP_MATMUL 
 enum FaCast { FA_CAST_X, FA_CAST_Y, FA_CAST_FROM, FA_CAST_TO, FA_CAST_ELEMENTS, FA_CAST_SLOTS };
 
 /** Families of attention kernels; rows of the table say which one runs. */
-enum FaFamily { FA_GENERIC = 0, FA_HOPPER = 1, FA_DECODE = 2, FA_HOPPER_GENERAL = 3 };
+enum FaFamily { FA_GENERIC = 0, FA_HOPPER = 1, FA_DECODE = 2, FA_HOPPER_GENERAL = 3, FA_HOPPER_SHORT = 4 };
 
 /** Forward and backward. A pointer 0: there is no such tensor. Strides are in elements. */
 enum FaAttention {

@@ -6,7 +6,7 @@ export const OP = { cast: 0, forward: 1, backward: 2, matmul: 3, columnSums: 4, 
 export type OpName = keyof typeof OP;
 
 /** Families of attention kernels. */
-export const FAMILY = { generic: 0, hopper: 1, decode: 2, hopperGeneral: 3 } as const;
+export const FAMILY = { generic: 0, hopper: 1, decode: 2, hopperGeneral: 3, hopperShort: 4 } as const;
 export type FamilyName = keyof typeof FAMILY;
 
 /** Numbers of the float dtypes. */

@@ -40,7 +40,7 @@ const decode = (bytes: 2 | 4, headDim: number, sharedBytes: number) =>
 const generic = (op: AttentionTile["op"], bytes: 2 | 4, headDim: number, tile: Tile, sharedBytes: number) =>
   ({ op, family: "generic", bytes, headDim, tile, sharedBytes }) as const;
 
-const hopper = (family: "hopper" | "hopperGeneral", headDim: number, tile: Tile, sharedBytes: number) =>
+const hopper = (family: "hopper" | "hopperShort" | "hopperGeneral", headDim: number, tile: Tile, sharedBytes: number) =>
   ({ op: "attention", family, bytes: 2, headDim, tile, sharedBytes }) as const;
 
 /** Rows of the attention kernels, in the order in which they are tried: the special before the general, the small before the large. */
@@ -51,10 +51,12 @@ export const ATTENTION_TILES: readonly AttentionTile[] = [
   decode(2, 64, 16_896),
   decode(2, 128, 33_280),
   decode(2, 256, 66_048),
+  hopper("hopperShort", 64, { q: 128, kv: 64 }, 82_944),
   hopper("hopper", 64, { q: 192, kv: 128 }, 115_712),
   hopper("hopper", 96, { q: 128, kv: 128 }, 197_632),
   hopper("hopper", 128, { q: 128, kv: 128 }, 197_632),
   hopper("hopper", 192, { q: 128, kv: 112 }, 222_208),
+  hopper("hopperShort", 256, { q: 128, kv: 64 }, 197_632),
   hopper("hopper", 256, { q: 128, kv: 80 }, 230_400),
   hopper("hopperGeneral", 64, { q: 128, kv: 64 }, 66_560),
   hopper("hopperGeneral", 96, { q: 128, kv: 64 }, 132_096),
@@ -81,19 +83,37 @@ interface Family extends Pick<KernelRow, "needs" | "steps" | "maxRows" | "takesM
   readonly step: number;
   readonly refuses?: (problem: AttentionProblem, tile: Tile, processors: number) => string | undefined;
 }
+// TMA copies rows of multiples of 16 bytes, by maps whose boxes are the tile.
+const HOPPER: Family = {
+  needs: ["sm_90a"],
+  steps: ["scale", "visibility"],
+  takesMask: false,
+  step: 8,
+  refuses: hopperRefuses,
+};
+const SHORT_KEYS = 1024;
 const FAMILIES: Readonly<Record<FamilyName, Family>> = {
   generic: { needs: [], steps: SCORE_STEPS, step: 1 },
   decode: { needs: [], steps: SCORE_STEPS, maxRows: 16, step: 1 },
-  // TMA copies rows of multiples of 16 bytes, by maps whose boxes are the tile.
-  hopper: { needs: ["sm_90a"], steps: ["scale", "visibility"], takesMask: false, step: 8, refuses: hopperRefuses },
+  hopper: HOPPER,
+  // Few keys of which rows see different numbers: what happens at the ends of a tile counts.
+  hopperShort: {
+    ...HOPPER,
+    refuses: (problem, tile, processors) =>
+      hasBand(problem) && problem.Skv <= SHORT_KEYS
+        ? hopperRefuses(problem, tile, processors)
+        : `takes a causal mask or a window over at most ${SHORT_KEYS} keys`,
+  },
   hopperGeneral: {
-    needs: ["sm_90a"],
+    ...HOPPER,
     steps: SCORE_STEPS.filter((kind) => kind !== "bias"),
-    takesMask: false,
-    step: 8,
-    refuses: hopperRefuses,
   },
 };
+
+function hasBand({ program, Sq, Skv }: AttentionProblem): boolean {
+  const { lo, hi } = step(program, "visibility")?.band ?? EVERYTHING;
+  return lo + (Sq - 1) > 0 || hi < Skv - 1;
+}
 
 /** Keys from which on it pays to split them, for a device that would stand idle otherwise. */
 const MANY_KEYS = 1024;
@@ -145,7 +165,7 @@ export interface Sharing {
 
 /** A few rows: the heads of a group become rows of one block. Few blocks: the keys are split until the device is busy. */
 export function sharingOf(problem: AttentionProblem, family: FamilyName, tile: Tile, processors: number): Sharing {
-  if (family === "hopper" || family === "hopperGeneral") return { group: 1, splits: 1 };
+  if (family.startsWith("hopper")) return { group: 1, splits: 1 };
   const { B, H, Hkv, Sq, Skv } = problem;
   const group = family === "decode" || (H > Hkv && Sq * (H / Hkv) <= tile.q) ? H / Hkv : 1;
   const blocks = Math.max(B * (H / group) * Math.ceil((group * Sq) / tile.q), 1);

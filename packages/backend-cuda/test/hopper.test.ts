@@ -62,7 +62,7 @@ const SIZES: Sizes[] = [
   { H: 4, Hkv: 2, Sq: 300, Skv: 300, D: 128 },
   { H: 1, Sq: 150, Skv: 40, D: 192 },
   { H: 2, Sq: 140, Skv: 170, D: 256, Dv: 232 },
-  // Beyond SHORT_KEYS, so with other tiles.
+  // Beyond 1024, so with other tiles.
   { H: 1, Sq: 300, Skv: 1100, D: 64 },
   { H: 1, Sq: 140, Skv: 1050, D: 256 },
 ];

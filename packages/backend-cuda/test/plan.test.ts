@@ -80,6 +80,18 @@ describe("on sm_90a", () => {
   ])("%j gives %s", (options, id) => {
     expect(idOf(shape, options)).toBe(id);
   });
+  test("with a band few keys of head dims up to 64 and of 256 have tiles of their own", () => {
+    const short = { causal: true };
+    expect(idOf([2, 16, 1024, 64], short)).toBe("hopperShort-forward-half-d64");
+    expect(idOf([2, 16, 1024, 256], short)).toBe("hopperShort-forward-half-d256");
+    expect(idOf([2, 16, 1024, 200], short)).toBe("hopperShort-forward-half-d256");
+    expect(idOf([2, 16, 1024, 64], { window: [100, -1] })).toBe("hopperShort-forward-half-d64");
+    // No row is kept from a key by these, or there are more.
+    expect(idOf([2, 16, 1024, 64], { window: [1023, 1023] })).toBe("hopper-forward-half-d64");
+    expect(idOf([2, 16, 1032, 64], short)).toBe("hopper-forward-half-d64");
+    expect(idOf([2, 16, 1024, 80], short)).toBe("hopper-forward-half-d96");
+    expect(idOf([2, 16, 1024, 64], { ...short, softcap: 5 })).toBe("hopperGeneral-forward-half-d64");
+  });
   test("head dims are multiples of 8, up to the next of 64, 96, 128, 192, 256", () => {
     expect([8, 72, 104, 136, 200].map((D) => idOf([2, 16, 1024, D]))).toEqual(
       [64, 96, 128, 192, 256].map((D) => `hopper-forward-half-d${D}`),

@@ -25,6 +25,11 @@ FaKernel hopper_facts() {
   return {FA_OP_FORWARD, FA_HOPPER, FA_FLOAT16, HD, Tile::Q, Tile::KV, Tile::THREADS, Tile::SHARED_BYTES};
 }
 template <int HD>
+FaKernel hopper_short_facts() {
+  using Tile = typename HopperTiles<HD>::Short;
+  return {FA_OP_FORWARD, FA_HOPPER_SHORT, FA_FLOAT16, HD, Tile::Q, Tile::KV, Tile::THREADS, Tile::SHARED_BYTES};
+}
+template <int HD>
 FaKernel hopper_general_facts() {
   using Tile = typename HopperTiles<HD>::General;
   return {FA_OP_FORWARD, FA_HOPPER_GENERAL, FA_FLOAT16, HD, Tile::Q, Tile::KV, Tile::THREADS, Tile::SHARED_BYTES};
@@ -42,8 +47,9 @@ int kernel_facts(int n, FaKernel* kernel) {
       decode_facts<float, 64>(FA_FLOAT32),       decode_facts<float, 128>(FA_FLOAT32),
       decode_facts<float, 256>(FA_FLOAT32),      decode_facts<Float16, 64>(FA_FLOAT16),
       decode_facts<Float16, 128>(FA_FLOAT16),    decode_facts<Float16, 256>(FA_FLOAT16),
-      hopper_facts<64>(),                        hopper_facts<96>(),
-      hopper_facts<128>(),                       hopper_facts<192>(),
+      hopper_short_facts<64>(),                  hopper_facts<64>(),
+      hopper_facts<96>(),                        hopper_facts<128>(),
+      hopper_facts<192>(),                       hopper_short_facts<256>(),
       hopper_facts<256>(),                       hopper_general_facts<64>(),
       hopper_general_facts<96>(),                hopper_general_facts<128>(),
       hopper_general_facts<192>(),               hopper_general_facts<256>(),

@@ -68,12 +68,12 @@ cudaError_t start_hopper(const Attention& p, int processors, cudaStream_t stream
 }
 
 template <class T, int HD>
-cudaError_t start_hopper_common(const Attention& p, int processors, cudaStream_t stream) {
+cudaError_t start_hopper_common(const Attention& p, bool shortKeys, int processors, cudaStream_t stream) {
   using Tiles = HopperTiles<HD>;
   const bool band = p.lo + (p.Sq - 1) > 0 || p.hi < p.Skv - 1;
-  const auto start = !band                 ? start_hopper<T, typename Tiles::Common, false, false>
-                     : p.Skv > SHORT_KEYS ? start_hopper<T, typename Tiles::Common, true, false>
-                                          : start_hopper<T, typename Tiles::Short, true, false>;
+  const auto start = shortKeys ? start_hopper<T, typename Tiles::Short, true, false>
+                     : band    ? start_hopper<T, typename Tiles::Common, true, false>
+                               : start_hopper<T, typename Tiles::Common, false, false>;
   return start(p, processors, stream);
 }
 

@@ -35,10 +35,10 @@ struct HopperTile {
   static constexpr int HEADS = BLOCKS == 2 ? 128 : 16;
 };
 
-/** Few keys: what happens at the ends of a tile counts. */
-constexpr int SHORT_KEYS = 1024;
-
-/** For the common options, for those with a band and few keys, and for all that the Hopper kernel takes. */
+/**
+ * For the common options, for those with a band and few keys, where what happens at the ends of a tile counts, and for all that
+ * the Hopper kernel takes.
+ */
 template <int HD>
 struct HopperTiles;
 template <>

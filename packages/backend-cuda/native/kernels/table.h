@@ -17,8 +17,8 @@ cudaError_t backward_float32(const Attention& p, bool general, cudaStream_t stre
 
 #ifdef FA_SM90A
 /** Kernels for sm_90a: `p` within what their rows of the table take, and all of its memory at multiples of 16 bytes. */
-cudaError_t forward_hopper_float16(const Attention& p, int processors, cudaStream_t stream);
-cudaError_t forward_hopper_bfloat16(const Attention& p, int processors, cudaStream_t stream);
+cudaError_t forward_hopper_float16(const Attention& p, bool shortKeys, int processors, cudaStream_t stream);
+cudaError_t forward_hopper_bfloat16(const Attention& p, bool shortKeys, int processors, cudaStream_t stream);
 cudaError_t forward_hopper_general_float16(const Attention& p, int processors, cudaStream_t stream);
 cudaError_t forward_hopper_general_bfloat16(const Attention& p, int processors, cudaStream_t stream);
 #endif
