@@ -14,7 +14,7 @@ import { createHash } from "node:crypto";
 import { existsSync, globSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
@@ -99,8 +99,8 @@ function cudaVariant(): Variant {
   const flags = ["-O3", "-std=c++17", "-Xptxas=-v", "--compress-mode=size", "-Xcompiler=-fPIC,-fvisibility=hidden"];
   const headers = cudaHeaders();
   return {
-    out: options.out ?? ADDON,
-    stamp: join(dirname(options.out ?? ADDON), "stamp.json"),
+    out: resolve(options.out ?? ADDON),
+    stamp: join(resolve(dirname(options.out ?? ADDON)), "stamp.json"),
     compiler: `nvcc ${version("nvcc")}, g++ ${version("g++")}`,
     archs: options.ptx ? [] : archs,
     sources: [...(hopper ? kernelSources : portableSources), "addon.cc"],
@@ -114,8 +114,8 @@ function cudaVariant(): Variant {
 
 function emulatedVariant(): Variant {
   return {
-    out: options.out ?? EMULATED,
-    stamp: join(dirname(options.out ?? EMULATED), "stamp.json"),
+    out: resolve(options.out ?? EMULATED),
+    stamp: join(resolve(dirname(options.out ?? EMULATED)), "stamp.json"),
     compiler: `g++ ${version("g++")}`,
     archs: [],
     sources: [...kernelSources, "addon.cc", "emulate/emulate.cc", "emulate/hopper.cc"],
