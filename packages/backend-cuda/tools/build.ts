@@ -184,13 +184,13 @@ function stampOf({ sources, compile, link, compiler, archs }: Variant, binary: s
 }
 
 function run(command: string, args: readonly string[]): Promise<{ status: number; output: string }> {
-  return new Promise((resolve) => {
+  return new Promise((done) => {
     const child = spawn(command, args, { cwd: native });
     let output = "";
     child.stdout.on("data", (text) => (output += text));
     child.stderr.on("data", (text) => (output += text));
-    child.on("error", (error) => resolve({ status: 1, output: error.message }));
-    child.on("close", (status) => resolve({ status: status ?? 1, output }));
+    child.on("error", (error) => done({ status: 1, output: error.message }));
+    child.on("close", (status) => done({ status: status ?? 1, output }));
   });
 }
 
