@@ -51,12 +51,12 @@ const TUNING: Readonly<
   "forward-short-128": {
     maxTotalRows: SHORT_ROWS,
     maxHeadDim: 128,
-    tuning: { side: 4, sums: 2, tx: 16, ty: 8, features: 16, keys: 16, step: 4 },
+    tuning: { side: 4, sums: 2, tx: 16, ty: 8, features: 32, keys: 16, step: 8 },
   },
   "forward-short-256": {
     maxTotalRows: SHORT_ROWS,
     maxHeadDim: 256,
-    tuning: { side: 4, sums: 2, tx: 16, ty: 8, features: 16, keys: 8, step: 4 },
+    tuning: { side: 4, sums: 2, tx: 16, ty: 8, features: 32, keys: 8, step: 8 },
   },
   "forward-64": { maxHeadDim: 64, tuning: { side: 8, sums: 1, tx: 8, ty: 16, features: 16, keys: 16, step: 8 } },
   "forward-128": { maxHeadDim: 128, tuning: { side: 8, sums: 1, tx: 16, ty: 8, features: 16, keys: 16, step: 8 } },
@@ -83,7 +83,7 @@ export function forwardParams(
   // Threads that stage q and k: each reads a unit of four rows.
   const Q_THREADS = (BR * features) / (4 * unit);
   const K_THREADS = (BC * features) / (4 * unit);
-  // A thread that stages either of them alone holds both in the same registers.
+  // Where no thread stages both, both take the same registers.
   const Q_AT = Q_THREADS + K_THREADS <= threads ? 0 : 4;
   const V_UNITS = Math.ceil((keys * 4 * OC * tx) / unit / threads);
   const params = scoreParams(problem);
@@ -99,8 +99,8 @@ export function forwardParams(
     SIDE: side,
     QUADS: side / 4,
     SUMS: sums,
-    // The branch costs halves 3 % where tiles are large.
-    SKIPS: unit === 4 || side === 4,
+    // The branch costs 1 to 3 % where tiles are large.
+    SKIPS: side === 4,
     TX: tx,
     TY: ty,
     BR,

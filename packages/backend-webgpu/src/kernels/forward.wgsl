@@ -312,6 +312,14 @@ fn main(
   // The first threads stage q, the last ones k.
   let stages_q = thread < ${Q_THREADS}u;
   let stages_k = thread >= ${THREADS - K_THREADS}u;
+  // A branch round loads costs more than a few loads for nothing, but without one q and k each need registers of their own.
+  //#if Q_AT > 0
+  const fetches_q = true;
+  const fetches_k = true;
+  //#else
+  let fetches_q = stages_q;
+  let fetches_k = stages_k;
+  //#endif
   let unit_q = thread % ${Q_THREADS}u;
   let unit_k = (${THREADS - 1}u - thread) % ${K_THREADS}u;
   let place_q = place_of(block.q + block.i0 * args.q_row, args.q_row, unit_q, ${TY}u);
@@ -349,12 +357,12 @@ fn main(
   }
   var tile = next_tile(block, block.range.begin & ~7u, thread);
   if (tile.begin != NONE) {
-    if (stages_k) {
+    if (fetches_k) {
       //#for n in 4
       ahead${n} = fetch_k(place_k, keys_from(block, tile.begin), 0u, ${n}u);
       //#endfor
     }
-    if (stages_q) {
+    if (fetches_q) {
       //#for n in 4
       ahead${Q_AT + n} = fetch_q(place_q, 0u, ${n}u);
       //#endfor
@@ -420,12 +428,12 @@ fn main(
       }
       workgroupBarrier();
       if (chunk + 1u < feature_chunks) {
-        if (stages_k) {
+        if (fetches_k) {
           //#for n in 4
           ahead${n} = fetch_k(place_k, keys, chunk + 1u, ${n}u);
           //#endfor
         }
-        if (stages_q) {
+        if (fetches_q) {
           //#for n in 4
           ahead${Q_AT + n} = fetch_q(place_q, chunk + 1u, ${n}u);
           //#endfor
@@ -634,12 +642,12 @@ fn main(
         ahead${n} = fetch_v(block, keys, chunk + 1u, thread + ${n * THREADS}u);
         //#endfor
       } else if (after.begin != NONE) {
-        if (stages_k) {
+        if (fetches_k) {
           //#for n in 4
           ahead${n} = fetch_k(place_k, keys_from(block, after.begin), 0u, ${n}u);
           //#endfor
         }
-        if (stages_q) {
+        if (fetches_q) {
           //#for n in 4
           ahead${Q_AT + n} = fetch_q(place_q, 0u, ${n}u);
           //#endfor
