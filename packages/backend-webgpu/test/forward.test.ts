@@ -12,11 +12,13 @@ beforeAll(async () => {
   [portable, subgroups] = [await softwareDevice(), await softwareDevice(true)];
 });
 /** One that has what a row needs, and no more. */
-const deviceOf = ({ needs }: Row): GPUDevice => (needs.length > 0 ? subgroups : portable);
+const deviceOf = (row: Row): GPUDevice => (row.needs.length > 0 || row === MEDIUM ? subgroups : portable);
 
 type Row = WebgpuRow<AttentionProblem>;
 const rowOf = (id: string): Row => FORWARD.find((row) => row.id === id)!;
 const [SHORT, LARGE] = [rowOf("forward-short-128"), rowOf("forward-64")];
+/** More than 16 KiB of workgroup memory. */
+const MEDIUM = rowOf("forward-medium-64");
 
 const [SUBGROUPS_16, SUBGROUPS_8] = DECODE_SUBGROUPS;
 
@@ -33,6 +35,7 @@ async function holds(row: Row, wanted: Case, limits = {}, tolerance = 1e-5): Pro
 describe.each([
   ["forward-short-128", SHORT, SIZES],
   ["forward-short-256", rowOf("forward-short-256"), { ...SIZES, Dv: 200, Hkv: 4 }],
+  ["forward-medium-64", MEDIUM, { ...SIZES, Skv: 300 }],
   ["forward-64", LARGE, SIZES],
   ["forward-256", rowOf("forward-256"), { ...SIZES, Dv: 200, Hkv: 4 }],
   ["decode", DECODE, FEW],
@@ -128,6 +131,7 @@ describe.each([
 
 test.each([
   ["forward-short-128", SHORT],
+  ["forward-medium-64", MEDIUM],
   ["forward-64", LARGE],
 ])("%s: scores that rise from tile to tile are rescaled", async (_, row) => {
   const ramp = caseOf({ B: 1, H: 1, Hkv: 1, Sq: 64, Skv: 400, D: 8, Dv: 8 }, { scale: 1 });

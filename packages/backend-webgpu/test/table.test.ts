@@ -12,10 +12,17 @@ const portable = {
 };
 
 /** The row for B heads of S rows and keys. */
-function rowFor(B: number, S: number, D: number, dtype: FloatDType = "float32", masked = false): string {
+function rowFor(
+  B: number,
+  S: number,
+  D: number,
+  dtype: FloatDType = "float32",
+  masked = false,
+  capabilities = portable,
+): string {
   const spec: TensorSpec = { shape: [B, 1, S, D], dtype };
   const mask: TensorSpec = { shape: [1, 1, S, S], dtype: "bool" };
-  const made = plan(attentionProblem({ q: spec, k: spec, v: spec }, masked ? { mask } : {}), portable, KERNELS);
+  const made = plan(attentionProblem({ q: spec, k: spec, v: spec }, masked ? { mask } : {}), capabilities, KERNELS);
   return made.ok ? made.kernel.id : "none";
 }
 
@@ -26,6 +33,16 @@ test("problems of up to 8192 query rows in all take small tiles, larger ones lar
   expect(rowFor(16, 513, 128)).toBe("forward-128");
   expect(rowFor(1, 8192, 129)).toBe("forward-short-256");
   expect(rowFor(1, 8193, 129)).toBe("forward-256");
+});
+
+test("up to 16384 rows of head dims up to 64 take medium tiles where these have room", () => {
+  const roomy = { ...portable, sharedBytes: 32_768 };
+  expect(rowFor(64, 128, 64, "float32", true, roomy)).toBe("forward-short-128");
+  expect(rowFor(65, 128, 64, "float32", true, roomy)).toBe("forward-medium-64");
+  expect(rowFor(16, 1024, 64, "float16", false, roomy)).toBe("forward-medium-64");
+  expect(rowFor(16, 1025, 64, "float32", false, roomy)).toBe("forward-64");
+  expect(rowFor(16, 1024, 65, "float32", false, roomy)).toBe("forward-128");
+  expect(rowFor(16, 1024, 64)).toBe("forward-64");
 });
 
 test("few rows a key head decode on subgroups where these have numbers, and by workgroup memory elsewhere", () => {

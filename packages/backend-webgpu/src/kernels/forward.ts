@@ -25,6 +25,8 @@ export interface ForwardTuning {
   /** Threads along keys and rows: a tile has side * tx keys and side * ty rows. */
   readonly tx: number;
   readonly ty: number;
+  /** Parts of the keys of a tile, each with tx / parts threads along the columns of v, whose products with v are summed apart until the end. */
+  readonly parts: number;
   /** Features of q and k staged at a time. */
   readonly features: number;
   /** Rows of v staged at a time. */
@@ -39,6 +41,9 @@ export interface ForwardTuning {
  */
 const SHORT_ROWS = 8192;
 
+/** The same for medium tiles: those of 64 rows are then all at work at once, where half as many of 128 leave every second place empty. */
+const MEDIUM_ROWS = 16384;
+
 /** Parts that a score is summed in. Backward sums in as many: what P and lse then have of their rounding in common cancels. */
 export function scoreSums({ B, H, Sq }: AttentionProblem): number {
   return B * H * Sq <= SHORT_ROWS ? TUNING["forward-short-128"].tuning.sums : TUNING["forward-128"].tuning.sums;
@@ -51,16 +56,30 @@ const TUNING: Readonly<
   "forward-short-128": {
     maxTotalRows: SHORT_ROWS,
     maxHeadDim: 128,
-    tuning: { side: 4, sums: 2, tx: 16, ty: 8, features: 32, keys: 16, step: 8 },
+    tuning: { side: 4, sums: 2, tx: 16, ty: 8, parts: 1, features: 32, keys: 16, step: 8 },
   },
   "forward-short-256": {
     maxTotalRows: SHORT_ROWS,
     maxHeadDim: 256,
-    tuning: { side: 4, sums: 2, tx: 16, ty: 8, features: 32, keys: 8, step: 8 },
+    tuning: { side: 4, sums: 2, tx: 16, ty: 8, parts: 1, features: 32, keys: 8, step: 8 },
   },
-  "forward-64": { maxHeadDim: 64, tuning: { side: 8, sums: 1, tx: 8, ty: 16, features: 16, keys: 16, step: 8 } },
-  "forward-128": { maxHeadDim: 128, tuning: { side: 8, sums: 1, tx: 16, ty: 8, features: 16, keys: 16, step: 8 } },
-  "forward-256": { maxHeadDim: 256, tuning: { side: 8, sums: 1, tx: 16, ty: 8, features: 8, keys: 8, step: 8 } },
+  "forward-medium-64": {
+    maxTotalRows: MEDIUM_ROWS,
+    maxHeadDim: 64,
+    tuning: { side: 8, sums: 1, tx: 16, ty: 8, parts: 2, features: 16, keys: 16, step: 8 },
+  },
+  "forward-64": {
+    maxHeadDim: 64,
+    tuning: { side: 8, sums: 1, tx: 8, ty: 16, parts: 1, features: 16, keys: 16, step: 8 },
+  },
+  "forward-128": {
+    maxHeadDim: 128,
+    tuning: { side: 8, sums: 1, tx: 16, ty: 8, parts: 1, features: 16, keys: 16, step: 8 },
+  },
+  "forward-256": {
+    maxHeadDim: 256,
+    tuning: { side: 8, sums: 1, tx: 16, ty: 8, parts: 1, features: 8, keys: 8, step: 8 },
+  },
 };
 
 /** Rows move their max only for scores that exceed it by more than 2^8 in weight: float32 holds that without loss. */
@@ -73,11 +92,12 @@ export function forwardParams(
   bound: ReadonlySet<string>,
 ): ShaderParams {
   const { Dv } = problem;
-  const { side, sums, tx, ty, features, keys, step: STEP } = tuning;
+  const { side, sums, tx, ty, parts, features, keys, step: STEP } = tuning;
   const tensor = tensorParams(problem);
   const unit = tensor.UNIT;
   const [BR, BC, threads] = [side * ty, side * tx, tx * ty];
-  const OC = Math.ceil(Dv / (4 * tx));
+  const VX = tx / parts;
+  const OC = Math.ceil(Dv / (4 * VX));
   // Eight vectors are as many as there are banks: units of all features together, stored for the same rows, shall lie in different ones.
   const [FOUR_Q, FOUR_K, FOUR_P] = [BR + 32 / features, BC + 32 / features, BR + 32 / keys];
   // Threads that stage q and k: each reads a unit of four rows.
@@ -85,7 +105,9 @@ export function forwardParams(
   const K_THREADS = (BC * features) / (4 * unit);
   // Where no thread stages both, both take the same registers.
   const Q_AT = Q_THREADS + K_THREADS <= threads ? 0 : 4;
-  const V_UNITS = Math.ceil((keys * 4 * OC * tx) / unit / threads);
+  const V_UNITS = Math.ceil((parts * keys * 4 * OC * VX) / unit / threads);
+  // Vectors of acc, a row of each thread, on their way between parts.
+  const joined = parts > 1 ? OC * threads : 0;
   const params = scoreParams(problem);
   if (Math.max(Q_THREADS, K_THREADS) > threads)
     throw new Error(`threads ${tx} x ${ty} cannot share ${features} features`);
@@ -109,13 +131,15 @@ export function forwardParams(
     CD: features,
     CK: keys,
     OC,
+    PARTS: parts,
+    VX,
     STEP,
     FOUR_Q,
     FOUR_K,
     FOUR_P,
-    LEFT: Math.max((features / 4) * FOUR_Q, (keys / 4) * FOUR_P),
-    RIGHT: Math.max((features / 4) * FOUR_K, keys * OC * tx, (side / 4) * threads),
-    BAD_WORDS: Math.ceil((4 * OC * tx) / 32),
+    LEFT: Math.max((features / 4) * FOUR_Q, parts * (keys / 4) * FOUR_P, joined),
+    RIGHT: Math.max((features / 4) * FOUR_K, parts * keys * OC * VX, (side / 4) * threads, joined),
+    BAD_WORDS: Math.ceil((4 * OC * VX) / 32),
     Q_THREADS,
     K_THREADS,
     V_UNITS,

@@ -2,7 +2,8 @@
 // they see, BC = SIDE TX keys at a time. Thread (tx, ty) holds a SIDE x SIDE piece of the scores and SIDE rows x OC vectors of the
 // result in registers, and both products run like a matrix product of such pieces, fed from workgroup memory in chunks: CD
 // features of q and k, CK rows of v. SIDE is 4 QUADS, 4 or 8. With SUMS 2 the odd features of a
-// score are summed apart.
+// score are summed apart. The keys of a tile are in PARTS: a thread holds sums over those of one part, TX = PARTS VX, until the parts are
+// added up at the end.
 //
 // Each product is a sum of outer products, one a feature or key: SIDE numbers of the left side times SIDE or 4 OC of the right. So q, k and
 // the probabilities lie transposed in workgroup memory, and what the next outer product needs is few registers, there while this one runs.
@@ -54,10 +55,10 @@ struct ForwardArgs {
 @group(0) @binding(0) var<uniform> args: ForwardArgs;
 //#include "lib/tensors.wgsl"
 
-// Features of q [CD, BR] and keys of probabilities [CK, BR], in vectors of four rows: those from SIDE ty + 4 n on are vector n TY + ty.
+// Features of q [CD, BR] and keys of probabilities [PARTS, CK, BR], in vectors of four rows: those from SIDE ty + 4 n on are vector n TY + ty.
 // Each four features, FOUR_Q vectors, and keys, FOUR_P, have some vectors behind them, that what is stored together does not meet in a bank.
 var<workgroup> left_smem: array<vec4f, ${LEFT}>;
-// Features of k [CD, BC] in vectors of four keys, those from SIDE tx + 4 n on at n TX + tx, each four features FOUR_K; rows of v [CK, OC TX] vectors; or row maxima
+// Features of k [CD, BC] in vectors of four keys, those from SIDE tx + 4 n on at n TX + tx, each four features FOUR_K; rows of v [PARTS, CK, OC VX] vectors; or row maxima
 // and sums on their way between threads.
 var<workgroup> right_smem: array<vec4f, ${RIGHT}>;
 // In one array, since each variable is filled up to 16 bytes. Word GROWN: some score exceeds the max of its row by more than
@@ -139,10 +140,15 @@ fn fetch_k(place: Place, keys: Keys, chunk: u32, n: u32) -> vec4u {
   return load_k(place.first + (keys.first + n) * args.k_row + chunk * ${CD}u, ${UNIT}u);
 }
 
-// Unit n of a chunk of v [CK, 4 OC TX]. Columns behind Dv are not stored; keys behind the tile weigh 0.
+// Unit n of a chunk of v [PARTS, CK, 4 OC VX]. Columns behind Dv are not stored; keys behind the tile weigh 0.
 fn fetch_v(block: Block, keys: Keys, chunk: u32, n: u32) -> vec4u {
-  let j = keys.first + chunk * ${CK}u + n / ${4 * OC * TX / UNIT}u;
-  return load_v(block.v + j * args.v_row + n % ${4 * OC * TX / UNIT}u * ${UNIT}u, ${UNIT}u);
+  let row = n / ${4 * OC * VX / UNIT}u;
+  //#if PARTS == 1
+  let j = keys.first + chunk * ${CK}u + row;
+  //#else
+  let j = keys.first + row / ${CK}u * ${BC / PARTS}u + chunk * ${CK}u + row % ${CK}u;
+  //#endif
+  return load_v(block.v + j * args.v_row + n % ${4 * OC * VX / UNIT}u * ${UNIT}u, ${UNIT}u);
 }
 
 // ---- the rare path
@@ -288,6 +294,9 @@ fn main(
   // Neighbours in pairs along either side: vectors then come from workgroup memory in fewer turns.
   let tx = thread % 2u + thread / 4u % ${TX / 2}u * 2u;
   let ty = thread / 2u % 2u + thread / ${2 * TX}u * 2u;
+  // Of which keys the thread takes v, and where along its columns.
+  let key_part = tx / ${VX}u;
+  let vx = tx % ${VX}u;
   let tiles = (args.row_to - args.row_from + args.tile_q - 1u) / args.tile_q;
   let heads = args.heads * args.group;
   //#if BAND
@@ -592,9 +601,9 @@ fn main(
     //#endif
     let after = next_tile(block, keys.begin + args.tile_kv, thread);
 
-    let chunks = (keys.end - keys.first + ${CK - 1}u) / ${CK}u;
+    let chunks = min(${BC / PARTS / CK}u, (keys.end - keys.first + ${CK - 1}u) / ${CK}u);
     for (var chunk = 0u; chunk < chunks; chunk++) {
-      // load: v [CK, Dv], and P [BR, CK] to where all threads see it
+      // load: v [CK, Dv], and P [BR, CK] to where all threads see it, of each part
       if (chunk > 0u) {
         workgroupBarrier();
       }
@@ -613,19 +622,19 @@ fn main(
       //#for n in V_UNITS
       {
         let unit = thread + ${n * THREADS}u;
-        //#if V_UNITS * THREADS > CK * 4 * OC * TX / UNIT
-        if (unit < ${CK * 4 * OC * TX / UNIT}u) {
+        //#if V_UNITS * THREADS > CK * PARTS * 4 * OC * VX / UNIT
+        if (unit < ${CK * PARTS * 4 * OC * VX / UNIT}u) {
         //#endif
         //#for part in UNIT / 4
         right_smem[unit * ${UNIT / 4}u + ${part}u] = unit_vector(ahead${n}, ${part}u);
         //#endfor
-        //#if V_UNITS * THREADS > CK * 4 * OC * TX / UNIT
+        //#if V_UNITS * THREADS > CK * PARTS * 4 * OC * VX / UNIT
         }
         //#endif
       }
       //#endfor
-      if (tx / ${CK / SIDE}u == chunk) {
-        let at = tx % ${CK / SIDE}u * ${SIDE / 4 * FOUR_P}u + ty;
+      if (vx / ${CK / SIDE}u == chunk) {
+        let at = key_part * ${CK / 4 * FOUR_P}u + vx % ${CK / SIDE}u * ${SIDE / 4 * FOUR_P}u + ty;
         //#for c in SIDE
         //#for quad in QUADS
         left_smem[at + ${c / 4 * FOUR_P + c % 4 * BR / 4 + quad * TY}u] = vec4f(
@@ -664,10 +673,10 @@ fn main(
           //#for n in STEP
           {
             //#for quad in QUADS
-            let p${quad} = left_smem[turn * ${STEP / 4 * FOUR_P}u + ty + ${n / 4 * FOUR_P + n % 4 * BR / 4 + quad * TY}u];
+            let p${quad} = left_smem[key_part * ${CK / 4 * FOUR_P}u + turn * ${STEP / 4 * FOUR_P}u + ty + ${n / 4 * FOUR_P + n % 4 * BR / 4 + quad * TY}u];
             //#endfor
             //#for d in OC
-            let v${d} = right_smem[turn * ${STEP * OC * TX}u + tx + ${(n * OC + d) * TX}u];
+            let v${d} = right_smem[key_part * ${CK * OC * VX}u + turn * ${STEP * OC * VX}u + vx + ${(n * OC + d) * VX}u];
             //#for r in SIDE
             acc${r}_${d} = fma(vec4f(p${r / 4}[${r % 4}]), v${d}, acc${r}_${d});
             //#endfor
@@ -697,20 +706,42 @@ fn main(
   let logit${quad} = subtrahend(m${quad}) * args.to_logit;
   //#endfor
   let rows = block.i1 - block.i0;
+  //#if PARTS > 1
+  // What the parts have of a row is summed by the one that writes it.
+  let acc_at = ty * ${OC * VX}u + vx;
+  //#for pair in SIDE / 2
+  workgroupBarrier();
+  //#for d in OC
+  left_smem[key_part * ${TY * OC * VX}u + acc_at + ${d * VX}u] = acc${2 * pair}_${d};
+  right_smem[key_part * ${TY * OC * VX}u + acc_at + ${d * VX}u] = acc${2 * pair + 1}_${d};
+  //#endfor
+  workgroupBarrier();
+  if (key_part == ${pair % PARTS}u) {
+    //#for d in OC
+    acc${2 * pair}_${d} = left_smem[acc_at + ${d * VX}u];
+    acc${2 * pair + 1}_${d} = right_smem[acc_at + ${d * VX}u];
+    //#for n in PARTS - 1
+    acc${2 * pair}_${d} += left_smem[acc_at + ${(n + 1) * TY * OC * VX + d * VX}u];
+    acc${2 * pair + 1}_${d} += right_smem[acc_at + ${(n + 1) * TY * OC * VX + d * VX}u];
+    //#endfor
+    //#endfor
+  }
+  //#endfor
+  //#endif
   let out_at = b * args.out_batch + h * args.out_head - args.out_first;
   //#for r in SIDE
-  if (ty * ${SIDE}u + ${r}u < rows) {
+  if (key_part == ${r / 2 % PARTS}u && ty * ${SIDE}u + ${r}u < rows) {
     let row = ty * ${SIDE}u + ${r}u;
     let bad = (atomicLoad(&flags_smem[BAD_ROWS + row / 32u]) & (1u << (row % 32u))) != 0u;
     let seen = finish_row(block.head, h, m${r / 4}[${r % 4}], logit${r / 4}[${r % 4}], sum${r / 4}[${r % 4}], bad);
     //#if LSE
-    if (tx == 0u) {
+    if (vx == 0u) {
       lse[block.head.index * args.rows + block.i0 + row - args.lse_first] = seen.lse;
     }
     //#endif
     //#for d in OC
     {
-      let column = tx * 4u + ${4 * d * TX}u;
+      let column = vx * 4u + ${4 * d * VX}u;
       let bad_columns = atomicLoad(&bad_out_smem[row * ${BAD_WORDS}u + column / 32u]) >> (column % 32u);
       store_out(out_at + (block.i0 + row) * args.out_row, column, acc${r}_${d}, bad_columns, seen);
     }
