@@ -95,7 +95,7 @@ describe.each([
 });
 
 describe.each([
-  // 71 pieces are joined by eights: 9 parts are left, then 2.
+  // 71 pieces are joined by fours: 18 parts are left, then 5, then 2.
   ["decode", DECODE],
   // By 16, and by 32: 3 parts are left.
   ["decode-subgroups-16", SUBGROUPS_16],

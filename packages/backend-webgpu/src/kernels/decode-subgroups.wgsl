@@ -14,12 +14,14 @@ diagnostic(off, subgroup_uniformity);
 //#include "lib/rows.wgsl"
 //#include "lib/decode.wgsl"
 
-// Of subgroups: acc [SUBGROUPS, ROWS, Dv] as float32 bits, m and l [SUBGROUPS, ROWS]. In the end what threads have joined.
+// Of subgroups: acc [SUBGROUPS, ROWS, Dv] as float32 bits, m and l [SUBGROUPS, ROWS]; the max of all [ROWS]. In the end what threads have joined.
 var<workgroup> bits_smem: array<vec4u, ${ACC_VECTORS}>;
 var<workgroup> m_smem: array<f32, ${SUBGROUPS * ROWS}>;
 var<workgroup> l_smem: array<f32, ${SUBGROUPS * ROWS}>;
-// Bits: elements of acc whose row sees an element of v that is not finite.
+var<workgroup> top_smem: array<f32, ${ROWS}>;
+// Bits: elements of acc whose row sees an element of v that is not finite; and rows that see such an element of k.
 var<workgroup> bad_out_smem: array<atomic<u32>, ${ROWS * COLUMNS / 32}>;
+var<workgroup> bad_rows_smem: atomic<u32>;
 
 //#include "lib/finish.wgsl"
 //#include "lib/parts.wgsl"
@@ -27,6 +29,30 @@ var<workgroup> bad_out_smem: array<atomic<u32>, ${ROWS * COLUMNS / 32}>;
 // P of a score, or what a smaller max weighs.
 fn weight(x: f32, m: f32) -> f32 {
   return select(exp2((x - m) * args.to_exponent), 0.0, x == HIDDEN);
+}
+
+// Marks what becomes NaN by the units that a lane has of the keys of its team.
+fn mark_nonfinite(b: u32, h: u32, k_at: u32, v_at: u32, begin: u32, end: u32, team: u32, unit: u32) {
+  for (var j0 = begin; j0 < end; j0 += args.tile_kv) {
+    for (var j = j0 + team; j < min(j0 + args.tile_kv, end); j += ${TEAMS}u) {
+      var seen_by = 0u;
+      for (var r = 0u; r < args.rows * args.group; r++) {
+        seen_by |= select(0u, 1u << r, visible(head_of(b, h + r / args.rows), r % args.rows, j));
+      }
+      for (var n = unit; n < ${UNITS * LANES}u; n += ${LANES}u) {
+        let column = n * ${UNIT}u;
+        let bad = bad_elements(load_v(v_at + j * args.v_row + column, elements_at(column, args.columns)));
+        if (bad != 0u) {
+          for (var r = 0u; r < ${ROWS}u; r++) {
+            atomicOr(&bad_out_smem[r * ${COLUMNS / 32}u + column / 32u], select(0u, bad << (column % 32u), ((seen_by >> r) & 1u) != 0u));
+          }
+        }
+        if (bad_elements(fetch_k(k_at, j, n)) != 0u) {
+          atomicOr(&bad_rows_smem, seen_by);
+        }
+      }
+    }
+  }
 }
 
 @compute @workgroup_size(${THREADS})
@@ -59,7 +85,11 @@ fn main(
   let i = row % args.rows;
   let k_at = b * args.k_batch + kv_head * args.k_head - args.k_first;
   let v_at = b * args.v_batch + kv_head * args.v_head - args.v_first;
+  //#if BAND
   let seen = key_range(0u, args.rows - 1u, args.keys);
+  //#else
+  let seen = Range(0u, 0u, args.keys, args.keys);
+  //#endif
   let begin = min(seen.begin + split * args.split_keys, seen.end);
   let end = min(begin + args.split_keys, seen.end);
   // Read in the place of those behind it, which are hidden.
@@ -75,22 +105,54 @@ fn main(
   var v${n}_${u} = fetch_v(v_at, min(begin + team + ${n * TEAMS}u, last), (unit + ${u * LANES}u) * ${UNIT}u);
   //#endfor
   //#endfor
-  var bad_rows = 0u;
+  // q of row r begins at q_at, row q_i of its head. Behind the last row it is anything: its scores are hidden.
+  var q_at = b * args.q_batch + h * args.q_head - args.q_first;
+  var q_i = 0u;
   //#for r in ROWS
   //#for u in UNITS
   let d${r}_${u} = (unit + ${u * LANES}u) * ${UNIT}u;
-  let at${r}_${u} = b * args.q_batch + (h + ${r}u / args.rows) * args.q_head + ${r}u % args.rows * args.q_row - args.q_first;
-  var unit${r}_${u} = load_q(at${r}_${u} + d${r}_${u}, select(0u, elements_at(d${r}_${u}, args.depth), ${r}u < rows));
-  bad_rows |= select(0u, ${1 << r}u, any(nonfinite4(${DTYPE}u, unit${r}_${u}) != vec4u()));
-  unit${r}_${u} &= ~nonfinite_elements(unit${r}_${u});
+  //#if WHOLE
+  var unit${r}_${u} = load_q(q_at + d${r}_${u}, ${UNIT}u);
+  //#else
+  var unit${r}_${u} = load_q(q_at + d${r}_${u}, elements_at(d${r}_${u}, args.depth));
+  //#endif
+  //#endfor
+  q_i += 1u;
+  q_at += select(args.q_row, args.q_head - (args.rows - 1u) * args.q_row, q_i == args.rows);
+  q_i = select(q_i, 0u, q_i == args.rows);
+  //#endfor
+  // Bits: rows whose q has an element that is not finite. It becomes 0.
+  var bad_rows = 0u;
+  {
+    var watched = vec4u();
+    //#for r in ROWS
+    //#for u in UNITS
+    watched = watch(watched, unit${r}_${u});
+    //#endfor
+    //#endfor
+    if (subgroupAny(was_bad(watched))) {
+      //#for r in ROWS
+      //#for u in UNITS
+      bad_rows |= select(0u, ${1 << r}u, was_bad(watch(vec4u(), unit${r}_${u})));
+      unit${r}_${u} &= ~nonfinite_elements(unit${r}_${u});
+      //#endfor
+      //#endfor
+      //#for x in LOG_LANES
+      bad_rows |= subgroupShuffleXor(bad_rows, ${1 << x}u);
+      //#endfor
+    }
+  }
+  //#for r in ROWS
+  //#for u in UNITS
   //#for part in UNIT / 4
   let q${r}_${u * UNIT / 4 + part} = unit_vector(unit${r}_${u}, ${part}u) * SIGN;
   //#endfor
   //#endfor
   //#endfor
-  //#for x in LOG_LANES
-  bad_rows |= subgroupShuffleXor(bad_rows, ${1 << x}u);
-  //#endfor
+  let bad_row = ((bad_rows >> row) & 1u) != 0u;
+  // This lane has met an element that is not finite, and took 0 in its place.
+  var bad_keys = false;
+  var bad_values = false;
   // Of row `row`: the max, and the sum over the keys of this lane. Of all rows: the columns of this lane.
   var m = HIDDEN;
   var l = 0.0;
@@ -102,7 +164,6 @@ fn main(
 
   for (var j0 = begin; j0 < end; j0 += args.tile_kv) {
     let j1 = min(j0 + args.tile_kv, end);
-    var bad_keys = 0u;
     {
       var watched = vec4u();
       //#for n in KEYS
@@ -110,19 +171,12 @@ fn main(
       watched = watch(watched, k${n}_${u});
       //#endfor
       //#endfor
-      if (subgroupAny(was_bad(watched))) {
+      if (was_bad(watched)) {
+        bad_keys = true;
         //#for n in KEYS
-        {
-          var watched_key = vec4u();
-          //#for u in UNITS
-          watched_key = watch(watched_key, k${n}_${u});
-          k${n}_${u} &= ~nonfinite_elements(k${n}_${u});
-          //#endfor
-          bad_keys |= select(0u, ${1 << n}u, was_bad(watched_key));
-        }
+        //#for u in UNITS
+        k${n}_${u} &= ~nonfinite_elements(k${n}_${u});
         //#endfor
-        //#for x in LOG_LANES
-        bad_keys |= subgroupShuffleXor(bad_keys, ${1 << x}u);
         //#endfor
       }
     }
@@ -167,9 +221,12 @@ fn main(
       //#if !RAW
       s${x} = score(head, s${x}, i, j);
       //#endif
-      let bad = (((bad_rows >> row) | (bad_keys >> (key_slot + ${x}u))) & 1u) != 0u;
-      s${x} = select(s${x}, BAD, bad);
+      s${x} = select(s${x}, BAD, bad_row);
+      //#if BAND || MASK
       s${x} = select(HIDDEN, s${x}, j < j1 && row < rows && visible(head, i, j));
+      //#else
+      s${x} = select(HIDDEN, s${x}, j < j1 && row < rows);
+      //#endif
       top = max(top, s${x});
     }
     //#endfor
@@ -207,18 +264,12 @@ fn main(
       //#endfor
       //#endfor
       if (was_bad(watched)) {
+        bad_values = true;
         //#for n in KEYS
         //#for u in UNITS
         v${n}_${u} &= ~nonfinite_elements(v${n}_${u});
         //#endfor
         //#endfor
-        for (var n = 0u; n < ${KEYS * UNITS}u; n++) {
-          let j = j0 + team + n / ${UNITS}u * ${TEAMS}u;
-          let column = (unit + n % ${UNITS}u * ${LANES}u) * ${UNIT}u;
-          if (j < j1) {
-            mark_values(b, h, j, column, bad_elements(load_v(v_at + j * args.v_row + column, elements_at(column, args.columns))));
-          }
-        }
       }
     }
     //#for n in KEYS
@@ -242,22 +293,45 @@ fn main(
     //#endfor
   }
 
-  // finish: m, l [R] and acc [R, Dv] of all teams are a part; first those of each subgroup
+  // What the lanes of a subgroup met is looked for once more, and whom it makes NaN: here, so that the loop is short.
+  if (subgroupAny(bad_keys || bad_values)) {
+    mark_nonfinite(b, h, k_at, v_at, begin, end, team, unit);
+  }
+
+  // finish: m, l [R] and acc [R, Dv] of all teams are a part. First the max of all, so that the rest are sums.
+  {
+    var top = m;
+    for (var apart = ${LANES}u; apart < size; apart *= 2u) {
+      top = max(top, subgroupShuffleXor(top, apart));
+    }
+    if (first_lane == 0u && unit % ${LANES / ROWS}u == 0u) {
+      m_smem[own * ${ROWS}u + row] = top;
+    }
+  }
+  workgroupBarrier();
+  // Where subgroups are larger than they may be there are fewer.
+  let subgroups = ${THREADS}u / size;
+  var top = HIDDEN;
+  //#for x in SUBGROUPS
+  top = max(top, select(HIDDEN, m_smem[${x * ROWS}u + row], ${x}u < subgroups));
+  //#endfor
+  let alpha = weight(m, top);
+  l *= alpha;
   //#for x in LOG_ROW_LANES
   //#if 1 << x >= COPIES
   l += subgroupShuffleXor(l, ${1 << x}u);
   //#endif
   //#endfor
+  //#for r in ROWS
+  let alpha${r} = subgroupShuffle(alpha, first_lane + ${r * LANES / ROWS}u);
+  //#for x in UNITS * UNIT / 4
+  acc${r}_${x} *= alpha${r};
+  //#endfor
+  //#endfor
   for (var apart = ${LANES}u; apart < size; apart *= 2u) {
-    let top = max(m, subgroupShuffleXor(m, apart));
-    let alpha = weight(m, top);
-    m = top;
-    l *= alpha;
     l += subgroupShuffleXor(l, apart);
     //#for r in ROWS
-    let alpha${r} = subgroupShuffle(alpha, first_lane + ${r * LANES / ROWS}u);
     //#for x in UNITS * UNIT / 4
-    acc${r}_${x} *= alpha${r};
     acc${r}_${x} += subgroupShuffleXor(acc${r}_${x}, apart);
     //#endfor
     //#endfor
@@ -269,37 +343,37 @@ fn main(
     //#endfor
     //#endfor
     if (unit % ${LANES / ROWS}u == 0u) {
-      m_smem[own * ${ROWS}u + row] = m;
       l_smem[own * ${ROWS}u + row] = l;
+      if (own == 0u) {
+        top_smem[row] = top;
+      }
     }
   }
   workgroupBarrier();
   let group = Group(b, h, rows, (args.columns + 3u) / 4u);
   let head_index = b * args.key_heads + kv_head;
   let parts_at = args.parts_first + head_index * args.parts * part_words(group);
-  // Where subgroups are larger than they may be there are fewer.
-  let subgroups = ${THREADS}u / size;
-  for (var n = thread; n < rows * group.vectors; n += ${THREADS}u) {
-    let r = n / group.vectors;
-    let d = (n - r * group.vectors) * 4u;
-    var top = HIDDEN;
-    //#for x in SUBGROUPS
-    let m${x} = select(HIDDEN, m_smem[${x * ROWS}u + r], ${x}u < subgroups);
-    top = max(top, m${x});
-    //#endfor
-    var sum = 0.0;
-    var acc = vec4f();
-    //#for x in SUBGROUPS
-    {
-      let share = weight(m${x}, top);
-      sum = fma(share, l_smem[${x * ROWS}u + r], sum);
-      acc = fma(vec4f(share), bitcast<vec4f>(bits_smem[${x * ROWS * VECTORS}u + r * ${VECTORS}u + d / 4u]), acc);
+  // A thread has a column, so that all have one. Memory of subgroups that are not there is 0.
+  let part = parts_at + split * part_words(group);
+  for (var n = thread; n < rows * ${COLUMNS}u; n += ${THREADS}u) {
+    let r = n / ${COLUMNS}u;
+    let column = n % ${COLUMNS}u;
+    if (column < 4u * group.vectors) {
+      var acc = 0.0;
+      //#for x in SUBGROUPS
+      acc += bitcast<f32>(bits_smem[${x * ROWS * VECTORS}u + r * ${VECTORS}u + column / 4u][column % 4u]);
+      //#endfor
+      let bad = (atomicLoad(&bad_out_smem[n / 32u]) >> (n % 32u)) & 1u;
+      leave_column(group, part, r, column, word_of(acc, bad != 0u));
     }
+  }
+  if (thread < rows) {
+    var sum = 0.0;
+    //#for x in SUBGROUPS
+    sum += l_smem[${x * ROWS}u + thread];
     //#endfor
-    let bad = (atomicLoad(&bad_out_smem[r * ${COLUMNS / 32}u + d / 32u]) >> (d % 32u)) & 15u;
-    let bits = vec4u(finite_or_nan(acc.x), finite_or_nan(acc.y), finite_or_nan(acc.z), finite_or_nan(acc.w));
-    let marked = select(bits, vec4u(0x7fc00000u), (vec4u(bad) & vec4u(1u, 2u, 4u, 8u)) != vec4u());
-    leave(group, parts_at + split * part_words(group), n, r, Joined(marked, top, sum));
+    let bad_row = ((atomicLoad(&bad_rows_smem) >> thread) & 1u) != 0u;
+    leave_sums(group, part, thread, select(top_smem[thread], BAD, bad_row), sum);
   }
   join_parts(group, thread, split, head_index * args.counters, parts_at);
 }

@@ -22,10 +22,8 @@ interface SplitTuning {
   /** Keys of a piece, at least, and what they are a multiple of. */
   readonly least: number;
   readonly grain: number;
-  /** Parts that a workgroup joins, and how many times four of them a thread has on their way at a time. */
-  readonly fan: number;
+  /** How many times four parts a thread joins at once, and how many such slices threads join side by side: a set. */
   readonly quadsTaken: number;
-  /** Slices of them that threads join side by side. */
   readonly slices: number;
 }
 
@@ -44,7 +42,6 @@ const TUNING = {
   workgroups: 512,
   least: 64,
   grain: 8,
-  fan: 8,
   quadsTaken: 1,
   slices: 1,
 } as const;
@@ -70,7 +67,6 @@ const SUBGROUP_TUNING: Readonly<Record<string, SubgroupTuning>> = {
     workgroups: 128,
     least: 128,
     grain: 8,
-    fan: 16,
     quadsTaken: 1,
     slices: 4,
   },
@@ -82,7 +78,6 @@ const SUBGROUP_TUNING: Readonly<Record<string, SubgroupTuning>> = {
     workgroups: 256,
     least: 64,
     grain: 8,
-    fan: 32,
     quadsTaken: 4,
     slices: 2,
   },
@@ -101,12 +96,13 @@ interface Split {
   readonly counters: number;
 }
 
-function splitOf(problem: AttentionProblem, { workgroups, least, grain, fan }: SplitTuning): Split {
+function splitOf(problem: AttentionProblem, { workgroups, least, grain, quadsTaken, slices }: SplitTuning): Split {
   const { B, Hkv, Sq, Skv, program } = problem;
   const { begin, end } = keyRange(step(program, "visibility")?.band ?? EVERYTHING, 0, Sq, Skv);
   const most = Math.max(1, Math.floor(workgroups / Math.max(1, B * Hkv)));
   const splitKeys = Math.max(least, Math.ceil((end - begin) / most / grain) * grain);
   const splits = Math.max(1, Math.ceil((end - begin) / splitKeys));
+  const fan = 4 * quadsTaken * slices;
   let [parts, counters] = [0, 0];
   for (let left = splits; left > 0;) {
     const sets = Math.ceil(left / fan);
@@ -140,7 +136,7 @@ function powerOf2(size: number): number {
 }
 
 function decodeParams(problem: AttentionProblem, bound: ReadonlySet<string>) {
-  const { threads, keys: keysK, ahead, turn, fan, quadsTaken, slices } = TUNING;
+  const { threads, keys: keysK, ahead, turn, quadsTaken, slices } = TUNING;
   const tensor = tensorParams(problem);
   const unit = tensor.UNIT;
   // Shaders differ by powers of two of D and Dv only.
@@ -179,7 +175,6 @@ function decodeParams(problem: AttentionProblem, bound: ReadonlySet<string>) {
     COLUMNS: columns,
     WHOLE: problem.D === depth,
     GROUPS: columns === 32 ? keys : groups(columns / unit / 2),
-    FAN: fan,
     QUADS_TAKEN: quadsTaken,
     SLICES: slices,
     ...bindings(problem, bound),
@@ -202,7 +197,7 @@ function bindings(problem: AttentionProblem, bound: ReadonlySet<string>): Shader
 
 function subgroupParams(
   problem: AttentionProblem,
-  { lanes: mostLanes, ahead, fan, quadsTaken, slices, ...most }: SubgroupTuning,
+  { lanes: mostLanes, ahead, quadsTaken, slices, ...most }: SubgroupTuning,
   subgroupSize: number,
   bound: ReadonlySet<string>,
 ) {
@@ -238,7 +233,6 @@ function subgroupParams(
     COLUMNS: columns,
     // Units of k that lanes read end at D.
     WHOLE: problem.D === units * unit,
-    FAN: fan,
     QUADS_TAKEN: quadsTaken,
     SLICES: slices,
     ...bindings(problem, bound),
@@ -315,7 +309,7 @@ function sharedBytes(problem: AttentionProblem): number {
 function subgroupSharedBytes(problem: AttentionProblem, tuning: SubgroupTuning): number {
   // With subgroups of any other size it is no more.
   const { SUBGROUPS, ROWS, ACC_VECTORS, COLUMNS, THREADS } = subgroupParams(problem, tuning, 32, new Set());
-  const words = [SUBGROUPS * ROWS, SUBGROUPS * ROWS, (ROWS * COLUMNS) / 32, 1, 2 * THREADS];
+  const words = [SUBGROUPS * ROWS, SUBGROUPS * ROWS, ROWS, (ROWS * COLUMNS) / 32, 1, 1, 2 * THREADS];
   return ACC_VECTORS * 16 + sharedWordsBytes(words);
 }
 

@@ -34,6 +34,15 @@ var<workgroup> kept_smem: array<u32, ${KEYS}>;
 //#include "lib/finish.wgsl"
 //#include "lib/parts.wgsl"
 
+// Marks elements of acc whose row sees an element of v, `bad` bits of column d on, that is not finite.
+fn mark_values(b: u32, h: u32, j: u32, d: u32, bad: u32) {
+  for (var r = 0u; r < args.rows * args.group; r++) {
+    if (visible(head_of(b, h + r / args.rows), r % args.rows, j)) {
+      atomicOr(&bad_out_smem[r * ${COLUMNS / 32}u + d / 32u], bad << (d % 32u));
+    }
+  }
+}
+
 @compute @workgroup_size(${THREADS})
 fn main(
   @builtin(workgroup_id) id: vec3u,
@@ -350,16 +359,11 @@ fn main(
       let d = (n - x * group.vectors) * 4u;
       if (row < rows) {
         let bad = (atomicLoad(&bad_out_smem[row * ${COLUMNS / 32}u + d / 32u]) >> (d % 32u)) & 15u;
-        let bits = vec4u(
-          finite_or_nan(q_smem[d][x]),
-          finite_or_nan(q_smem[d + 1u][x]),
-          finite_or_nan(q_smem[d + 2u][x]),
-          finite_or_nan(q_smem[d + 3u][x]),
-        );
-        let marked = select(bits, vec4u(0x7fc00000u), (vec4u(bad) & vec4u(1u, 2u, 4u, 8u)) != vec4u());
+        let acc = vec4f(q_smem[d][x], q_smem[d + 1u][x], q_smem[d + 2u][x], q_smem[d + 3u][x]);
+        let words = words_of(acc, (vec4u(bad) & vec4u(1u, 2u, 4u, 8u)) != vec4u());
         let m_x = select(select(top.x, top.y, x == 1u), select(top.z, top.w, x == 3u), x > 1u);
         let l_x = select(select(l.x, l.y, x == 1u), select(l.z, l.w, x == 3u), x > 1u);
-        leave(group, parts_at + split * part_words(group), n + ${4 * r}u * group.vectors, row, Joined(marked, m_x, l_x));
+        leave(group, parts_at + split * part_words(group), n + ${4 * r}u * group.vectors, row, Joined(words, m_x, l_x));
       }
     }
   }

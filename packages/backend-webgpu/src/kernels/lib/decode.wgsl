@@ -1,5 +1,4 @@
-// What the kernels of few query rows have in common: uniforms, bindings, and how keys and values are read. A kernel that includes it
-// has `bad_out_smem`, a bit for each element of acc [R, COLUMNS].
+// What the kernels of few query rows have in common: uniforms, bindings, and how keys and values are read.
 
 struct DecodeArgs {
   launch: Launch,
@@ -48,15 +47,6 @@ const SIGN: f32 = -1.0;
 const SIGN: f32 = 1.0;
 //#endif
 
-// Marks elements of acc whose row sees an element of v, `bad` bits of column d on, that is not finite.
-fn mark_values(b: u32, h: u32, j: u32, d: u32, bad: u32) {
-  for (var r = 0u; r < args.rows * args.group; r++) {
-    if (visible(head_of(b, h + r / args.rows), r % args.rows, j)) {
-      atomicOr(&bad_out_smem[r * ${COLUMNS / 32}u + d / 32u], bad << (d % 32u));
-    }
-  }
-}
-
 // Unit n of a row of k.
 fn fetch_k(k_at: u32, j: u32, n: u32) -> vec4u {
   //#if WHOLE
@@ -71,13 +61,12 @@ fn fetch_v(v_at: u32, j: u32, column: u32) -> vec4u {
   return load_v(v_at + j * args.v_row + column, ${UNIT}u);
 }
 
-// One bit an element of a unit.
+// Bit n: element n of a unit is not finite.
 fn bad_elements(unit: vec4u) -> u32 {
+  let bad = nonfinite4(${DTYPE}u, unit);
   var bits = 0u;
-  for (var n = 0u; n < ${UNIT}u; n++) {
-    if (!is_finite(widen(${DTYPE}u, unit[n / ${PER_WORD}u], n % ${PER_WORD}u))) {
-      bits |= 1u << n;
-    }
-  }
+  //#for n in UNIT
+  bits |= ((bad[${n / PER_WORD}] >> ${(n % PER_WORD + 1) * (32 / PER_WORD) - 1}u) & 1u) << ${n}u;
+  //#endfor
   return bits;
 }

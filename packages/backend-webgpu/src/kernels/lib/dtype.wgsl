@@ -125,17 +125,14 @@ fn narrow_bf16(bits: u32) -> u32 {
 fn narrow_f16(bits: u32) -> u32 {
   let sign = (bits >> 16u) & 0x8000u;
   let size = bits & 0x7fffffffu;
-  if (size > 0x7f800000u) {
-    return 0x7e00u;
-  }
-  // From 65520 on, half way between the largest number and the next power of two.
-  if (size >= 0x477ff000u) {
-    return sign | 0x7c00u;
-  }
-  if (size >= 0x38800000u) {
-    return sign | ((size - 0x38000000u + 0xfffu + ((size >> 13u) & 1u)) >> 13u);
-  }
-  return sign | round_denormal(size, 126u);
+  // Below 2^-14 results count 2^-24, and a shift by 25 leaves nothing. No branch: this is what most kernels end with, and its
+  // code is run once.
+  let small = size < 0x38800000u;
+  let shift = select(13u, min(126u - (size >> 23u), 25u), small);
+  let mantissa = select(size - 0x38000000u, (size & 0x7fffffu) | 0x800000u, small);
+  let rounded = (mantissa + (1u << (shift - 1u)) - 1u + ((mantissa >> shift) & 1u)) >> shift;
+  // From 65520 on, half way between the largest number and the next power of two, it is Inf.
+  return select(sign | min(rounded, 0x7c00u), 0x7e00u, size > 0x7f800000u);
 }
 
 fn narrow_f8(bits: u32) -> u32 {

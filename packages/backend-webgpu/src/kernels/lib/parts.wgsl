@@ -3,9 +3,11 @@
 //
 // WGSL orders what one workgroup writes and another reads by nothing: atomics are relaxed, and barriers end at the workgroup. So
 // no word of a part says anything of another. Each says for itself that it is there: words of `state` are 0 until they are
-// written, what is written is the complement of float32 bits, which is never 0, and who finds 0 looks again. It cannot last:
-// who looks was the last of those that write, told by a counter, and the others had written before they counted. It puts 0
-// back in the end.
+// written, what is written is never 0, and who finds 0 looks again. It cannot last: who looks was the last of those that
+// write, told by a counter, and the others had written before they counted. It puts 0 back in the end.
+//
+// A word that is written is 1 more than the bits of a finite float32, or NAN_WORD, which is above all of them. So the least and
+// the largest of some words say whether all are there and whether all are finite.
 //
 // It is written for little code: a workgroup runs it once, and waits for the code itself.
 
@@ -17,11 +19,30 @@ struct Group {
   vectors: u32,
 }
 
-// Four columns of a row: acc as float32 bits, relative to m; and the row's m and l.
+const NAN_WORD: u32 = 0xffffffffu;
+
+// Four columns of a row: words of acc, relative to m; and the row's m and l.
 struct Joined {
-  bits: vec4u,
+  acc: vec4u,
   m: f32,
   l: f32,
+}
+
+// Words of four columns of acc, of which those whose bits in `bad` are set are NaN.
+fn words_of(acc: vec4f, bad: vec4<bool>) -> vec4u {
+  let bits = bitcast<vec4u>(acc);
+  let finite = (bits & vec4u(0x7f800000u)) != vec4u(0x7f800000u);
+  return select(vec4u(NAN_WORD), bits + 1u, finite & !bad);
+}
+
+fn word_of(acc: f32, bad: bool) -> u32 {
+  let bits = bitcast<u32>(acc);
+  return select(NAN_WORD, bits + 1u, is_finite(bits) && !bad);
+}
+
+// What words stand for, and anything in the place of NaN.
+fn floats_of(words: vec4u) -> vec4f {
+  return bitcast<vec4f>(words - 1u);
 }
 
 // A part is acc [4, R, vectors], the first column of each vector first, then m [R] and l [R].
@@ -34,15 +55,26 @@ fn weight4(m: vec4f, top: vec4f) -> vec4f {
   return select(exp2((m - subtrahend(top)) * args.to_exponent), vec4f(), m == vec4f(HIDDEN));
 }
 
-// Writes vector n of all rows, of row n / vectors, to the part that begins at word `part`.
+// Writes one column of a row to the part that begins at word `part`.
+fn leave_column(group: Group, part: u32, r: u32, column: u32, word: u32) {
+  atomicStore(&state[part + (column % 4u * group.rows + r) * group.vectors + column / 4u], word);
+}
+
+// Writes what belongs to all columns of a row.
+fn leave_sums(group: Group, part: u32, r: u32, m: f32, l: f32) {
+  let at = part + 4u * group.rows * group.vectors + r;
+  atomicStore(&state[at], bitcast<u32>(m) + 1u);
+  atomicStore(&state[at + group.rows], bitcast<u32>(l) + 1u);
+}
+
+// Writes vector n of all rows, of row r = n / vectors.
 fn leave(group: Group, part: u32, n: u32, r: u32, joined: Joined) {
   let stride = group.rows * group.vectors;
   //#for e in 4
-  atomicStore(&state[part + n + ${e}u * stride], ~joined.bits[${e}]);
+  atomicStore(&state[part + n + ${e}u * stride], joined.acc[${e}]);
   //#endfor
   if (n == r * group.vectors) {
-    atomicStore(&state[part + 4u * stride + r], ~bitcast<u32>(joined.m));
-    atomicStore(&state[part + 4u * stride + group.rows + r], ~bitcast<u32>(joined.l));
+    leave_sums(group, part, r, joined.m, joined.l);
   }
 }
 
@@ -52,8 +84,8 @@ fn finish(group: Group, n: u32, r: u32, joined: Joined) {
   let i = r % args.rows;
   let column = n - r * group.vectors;
   let head = head_of(group.b, h);
-  let finite = (joined.bits & vec4u(0x7f800000u)) != vec4u(0x7f800000u);
-  let nan = select(vec4u(1u, 2u, 4u, 8u), vec4u(), finite);
+  let nan = joined.acc == vec4u(NAN_WORD);
+  let marks = select(vec4u(), vec4u(1u, 2u, 4u, 8u), nan);
   let logit = select(joined.m, 0.0, joined.m == HIDDEN) * args.to_logit;
   let seen = finish_row(head, h, joined.m, logit, joined.l, false);
   //#if LSE
@@ -61,76 +93,73 @@ fn finish(group: Group, n: u32, r: u32, joined: Joined) {
     lse[head.index * args.rows + i - args.lse_first] = seen.lse;
   }
   //#endif
-  let acc = select(vec4f(), bitcast<vec4f>(joined.bits), finite);
   let at = group.b * args.out_batch + h * args.out_head + i * args.out_row - args.out_first;
-  store_out(at, column * 4u, acc, nan.x | nan.y | nan.z | nan.w, seen);
+  store_out(at, column * 4u, select(floats_of(joined.acc), vec4f(), nan), marks.x | marks.y | marks.z | marks.w, seen);
 }
 
-// Vector n, of row r, of parts [first, end) of those from word `start` on, joined in their order.
-fn join(group: Group, first: u32, end: u32, start: u32, n: u32, r: u32) -> Joined {
+// Vector n of some parts, as it was found: acc, m and l.
+struct Found {
+  //#for x in 4 * QUADS_TAKEN
+  acc${x}: vec4u,
+  //#endfor
+  //#for quad in QUADS_TAKEN
+  m${quad}: vec4u,
+  l${quad}: vec4u,
+  //#endfor
+}
+
+// Vector n, of row r, of parts [first, end) of those from word `start` on. Behind the last part it is the last again.
+fn look(group: Group, first: u32, end: u32, start: u32, n: u32, r: u32) -> Found {
   let words = part_words(group);
   let stride = group.rows * group.vectors;
-  var acc = vec4f();
-  var nan = vec4u();
-  var m = HIDDEN;
-  var l = 0.0;
-  for (var p = first; p < end; p += ${4 * QUADS_TAKEN}u) {
-    // Several are on their way at a time. Behind the last part it is the last again, and weighs nothing.
-    //#for x in 4 * QUADS_TAKEN
-    let part${x} = start + min(p + ${x}u, end - 1u) * words;
-    var bits${x}: vec4u;
-    //#endfor
-    //#for quad in QUADS_TAKEN
-    var m_bits${quad}: vec4u;
-    var l_bits${quad}: vec4u;
-    //#endfor
-    loop {
-      //#for x in 4 * QUADS_TAKEN
-      bits${x} = vec4u(
-        atomicLoad(&state[part${x} + n]),
-        atomicLoad(&state[part${x} + n + stride]),
-        atomicLoad(&state[part${x} + n + 2u * stride]),
-        atomicLoad(&state[part${x} + n + 3u * stride]),
-      );
-      m_bits${x / 4}[${x % 4}] = atomicLoad(&state[part${x} + 4u * stride + r]);
-      l_bits${x / 4}[${x % 4}] = atomicLoad(&state[part${x} + 4u * stride + group.rows + r]);
-      //#endfor
-      var least = min(m_bits0, l_bits0);
-      //#for quad in QUADS_TAKEN - 1
-      least = min(least, min(m_bits${quad + 1}, l_bits${quad + 1}));
-      //#endfor
-      //#for x in 4 * QUADS_TAKEN
-      least = min(least, bits${x});
-      //#endfor
-      if (all(least != vec4u())) {
-        break;
-      }
-    }
-    var top = m;
-    //#for quad in QUADS_TAKEN
-    let there${quad} = vec4u(p + ${4 * quad}u) + vec4u(0u, 1u, 2u, 3u) < vec4u(end);
-    let m${quad} = select(vec4f(HIDDEN), bitcast<vec4f>(~m_bits${quad}), there${quad});
-    top = max(top, max(max(m${quad}.x, m${quad}.y), max(m${quad}.z, m${quad}.w)));
-    //#endfor
-    let alpha = weight4(vec4f(m), vec4f(top)).x;
-    m = top;
-    l *= alpha;
-    acc *= alpha;
-    //#for quad in QUADS_TAKEN
-    let weight${quad} = weight4(m${quad}, vec4f(top));
-    l += dot(weight${quad}, bitcast<vec4f>(~l_bits${quad}));
-    //#for x in 4
-    {
-      let taken = ~bits${4 * quad + x};
-      let finite = (taken & vec4u(0x7f800000u)) != vec4u(0x7f800000u);
-      nan |= select(vec4u(1u), vec4u(), finite);
-      acc = fma(vec4f(weight${quad}[${x}]), select(vec4f(), bitcast<vec4f>(taken), finite), acc);
-    }
-    //#endfor
-    //#endfor
+  var found: Found;
+  //#for x in 4 * QUADS_TAKEN
+  {
+    let part = start + min(first + ${x}u, end - 1u) * words;
+    found.acc${x} = vec4u(
+      atomicLoad(&state[part + n]),
+      atomicLoad(&state[part + n + stride]),
+      atomicLoad(&state[part + n + 2u * stride]),
+      atomicLoad(&state[part + n + 3u * stride]),
+    );
+    found.m${x / 4}[${x % 4}] = atomicLoad(&state[part + 4u * stride + r]);
+    found.l${x / 4}[${x % 4}] = atomicLoad(&state[part + 4u * stride + group.rows + r]);
   }
-  let bits = vec4u(finite_or_nan(acc.x), finite_or_nan(acc.y), finite_or_nan(acc.z), finite_or_nan(acc.w));
-  return Joined(select(bits, vec4u(0x7fc00000u), nan != vec4u()), m, l);
+  //#endfor
+  return found;
+}
+
+fn is_there(found: Found) -> bool {
+  var least = min(found.m0, found.l0);
+  //#for quad in QUADS_TAKEN - 1
+  least = min(least, min(found.m${quad + 1}, found.l${quad + 1}));
+  //#endfor
+  //#for x in 4 * QUADS_TAKEN
+  least = min(least, found.acc${x});
+  //#endfor
+  return all(least != vec4u());
+}
+
+// Parts [first, end) as one.
+fn join(found: Found, first: u32, end: u32) -> Joined {
+  var top = HIDDEN;
+  //#for quad in QUADS_TAKEN
+  let there${quad} = vec4u(first + ${4 * quad}u) + vec4u(0u, 1u, 2u, 3u) < vec4u(end);
+  let m${quad} = select(vec4f(HIDDEN), floats_of(found.m${quad}), there${quad});
+  top = max(top, max(max(m${quad}.x, m${quad}.y), max(m${quad}.z, m${quad}.w)));
+  //#endfor
+  var acc = vec4f();
+  var most = vec4u();
+  var l = 0.0;
+  //#for quad in QUADS_TAKEN
+  let weight${quad} = weight4(m${quad}, vec4f(top));
+  l += dot(weight${quad}, floats_of(found.l${quad}));
+  //#for x in 4
+  most = max(most, found.acc${4 * quad + x});
+  acc = fma(vec4f(weight${quad}[${x}]), floats_of(found.acc${4 * quad + x}), acc);
+  //#endfor
+  //#endfor
+  return Joined(words_of(acc, most == vec4u(NAN_WORD)), top, l);
 }
 
 // Parts of a set that have been counted.
@@ -147,24 +176,22 @@ fn join_slices(own: u32) -> Joined {
   m = max(m, ends${x}.x);
   //#endfor
   var acc = vec4f();
-  var nan = vec4u();
+  var most = vec4u();
   var l = 0.0;
   //#for x in SLICES
   {
-    let bits = bits_smem[${x * THREADS / SLICES}u + own];
-    let finite = (bits & vec4u(0x7f800000u)) != vec4u(0x7f800000u);
+    let words = bits_smem[${x * THREADS / SLICES}u + own];
     let weight = weight4(vec4f(ends${x}.x), vec4f(m));
-    nan |= select(vec4u(1u), vec4u(), finite);
-    acc = fma(weight, select(vec4f(), bitcast<vec4f>(bits), finite), acc);
+    most = max(most, words);
+    acc = fma(weight, floats_of(words), acc);
     l = fma(weight.x, ends${x}.y, l);
   }
   //#endfor
-  let bits = vec4u(finite_or_nan(acc.x), finite_or_nan(acc.y), finite_or_nan(acc.z), finite_or_nan(acc.w));
-  return Joined(select(bits, vec4u(0x7fc00000u), nan != vec4u()), m, l);
+  return Joined(words_of(acc, most == vec4u(NAN_WORD)), m, l);
 }
 //#endif
 
-// Counts part `split` of a key head, which this workgroup has left, and joins what it completes: sets of FAN parts to one part
+// Counts part `split` of a key head, which this workgroup has left, and joins what it completes: sets of 4 QUADS_TAKEN SLICES parts to one part
 // each, and those likewise, until one is left.
 fn join_parts(group: Group, thread: u32, split: u32, first_counter: u32, first_word: u32) {
   let words = part_words(group);
@@ -174,37 +201,43 @@ fn join_parts(group: Group, thread: u32, split: u32, first_counter: u32, first_w
   var counter = first_counter;
   var word = first_word;
   loop {
-    let which = part / ${FAN}u;
-    let sets = (parts + ${FAN - 1}u) / ${FAN}u;
-    let size = min(${FAN}u, parts - which * ${FAN}u);
+    let which = part / ${4 * QUADS_TAKEN * SLICES}u;
+    let sets = (parts + ${4 * QUADS_TAKEN * SLICES - 1}u) / ${4 * QUADS_TAKEN * SLICES}u;
+    let size = min(${4 * QUADS_TAKEN * SLICES}u, parts - which * ${4 * QUADS_TAKEN * SLICES}u);
+    // Of the threads, one in SLICES has a vector, and each of those a slice of the parts.
+    let start = word + which * ${4 * QUADS_TAKEN * SLICES}u * words;
+    let own = thread % ${THREADS / SLICES}u;
+    let first = min(thread / ${THREADS / SLICES}u * ${4 * QUADS_TAKEN}u, size);
+    let end = min(first + ${4 * QUADS_TAKEN}u, size);
     storageBarrier();
+    // The way to memory and back is the same for a look and for counting. So threads look before they know whether this workgroup
+    // is the last, and whether all is there; if it is the last, it mostly is.
+    let ahead = min(own, stride - 1u);
+    var found = look(group, first, end, start, ahead, ahead / group.vectors);
     if (thread == 0u) {
       counted_smem = atomicAdd(&state[counter + which], 1u) + 1u;
     }
     if (workgroupUniformLoad(&counted_smem) != size) {
       return;
     }
-    let start = word + which * ${FAN}u * words;
-    // Of the threads, one in SLICES has a vector, and each of those a slice of the parts.
-    let own = thread % ${THREADS / SLICES}u;
-    let share = (size + ${SLICES - 1}u) / ${SLICES}u;
-    let first = min(thread / ${THREADS / SLICES}u * share, size);
     for (var n0 = 0u; n0 < stride; n0 += ${THREADS / SLICES}u) {
       let n = n0 + own;
       let r = n / group.vectors;
-      //#if SLICES > 1
+      var joined: Joined;
       if (n < stride) {
-        let joined = join(group, first, min(first + share, size), start, n, r);
-        bits_smem[thread] = joined.bits;
-        ends_smem[thread] = vec2f(joined.m, joined.l);
+        for (var again = n0 > 0u || !is_there(found); again; again = !is_there(found)) {
+          found = look(group, first, end, start, n, r);
+        }
+        joined = join(found, first, end);
       }
-      workgroupBarrier();
+      //#if SLICES > 1
+      bits_smem[thread] = joined.acc;
+      ends_smem[thread] = vec2f(joined.m, joined.l);
       //#endif
+      workgroupBarrier();
       if (n < stride && thread == own) {
         //#if SLICES > 1
-        let joined = join_slices(own);
-        //#else
-        let joined = join(group, first, size, start, n, r);
+        joined = join_slices(own);
         //#endif
         if (sets == 1u) {
           finish(group, n, r, joined);
@@ -212,13 +245,30 @@ fn join_parts(group: Group, thread: u32, split: u32, first_counter: u32, first_w
           leave(group, word + (parts + which) * words, n, r, joined);
         }
       }
-      workgroupBarrier();
+      // All have found these vectors, and put 0 back.
+      if (n < stride) {
+        //#for x in 4 * QUADS_TAKEN
+        {
+          let part = start + min(first + ${x}u, end - 1u) * words;
+          //#for e in 4
+          atomicStore(&state[part + n + ${e}u * stride], 0u);
+          //#endfor
+        }
+        //#endfor
+      }
+      //#if SLICES > 1
+      if (n0 + ${THREADS / SLICES}u < stride) {
+        workgroupBarrier();
+      }
+      //#endif
+    }
+    // The rest of the parts: m and l.
+    for (var n = thread; n < size * 2u * group.rows; n += ${THREADS}u) {
+      let p = n / (2u * group.rows);
+      atomicStore(&state[start + p * words + 4u * stride + (n - p * 2u * group.rows)], 0u);
     }
     if (thread == 0u) {
       atomicStore(&state[counter + which], 0u);
-    }
-    for (var n = thread; n < size * words; n += ${THREADS}u) {
-      atomicStore(&state[start + n], 0u);
     }
     if (sets == 1u) {
       return;
