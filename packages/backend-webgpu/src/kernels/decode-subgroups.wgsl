@@ -32,12 +32,13 @@ fn weight(x: f32, m: f32) -> f32 {
 }
 
 // Marks what becomes NaN by the units that a lane has of the keys of its team.
-fn mark_nonfinite(b: u32, h: u32, k_at: u32, v_at: u32, begin: u32, end: u32, team: u32, unit: u32) {
+fn mark_nonfinite(group: Group, k_at: u32, v_at: u32, begin: u32, end: u32, team: u32, unit: u32) {
   for (var j0 = begin; j0 < end; j0 += args.tile_kv) {
     for (var j = j0 + team; j < min(j0 + args.tile_kv, end); j += ${TEAMS}u) {
       var seen_by = 0u;
-      for (var r = 0u; r < args.rows * args.group; r++) {
-        seen_by |= select(0u, 1u << r, visible(head_of(b, h + r / args.rows), r % args.rows, j));
+      for (var r = 0u; r < group.rows; r++) {
+        let row = group.first + r;
+        seen_by |= select(0u, 1u << r, visible(head_of(group.b, group.h + row / args.rows), row % args.rows, j));
       }
       for (var n = unit; n < ${UNITS * LANES}u; n += ${LANES}u) {
         let column = n * ${UNIT}u;
@@ -69,11 +70,15 @@ fn main(
   if (index >= args.launch.end) {
     return;
   }
-  let split = index % args.splits;
-  let kv_head = args.head_from + index / args.splits % args.heads;
-  let b = args.batch_from + index / args.splits / args.heads;
+  // Blocks of rows on the same keys are neighbours: what one has read the others find in the cache.
+  let block = index % ${BLOCKS}u;
+  let split = index / ${BLOCKS}u % args.splits;
+  let kv_head = args.head_from + index / ${BLOCKS}u / args.splits % args.heads;
+  let b = args.batch_from + index / ${BLOCKS}u / args.splits / args.heads;
   let h = kv_head * args.group;
-  let rows = args.rows * args.group;
+  // Rows [first_row, first_row + rows) of the key head.
+  let first_row = block * ${ROWS}u;
+  let rows = min(args.rows * args.group - first_row, ${ROWS}u);
   let own = min(subgroup, ${SUBGROUPS - 1}u);
   let unit = lane % ${LANES}u;
   let team = own * (size / ${LANES}u) + lane / ${LANES}u;
@@ -81,8 +86,8 @@ fn main(
   // Lane `unit` of a team has row `row` and keys key_slot to key_slot + VALUES - 1 of the KEYS keys.
   let row = unit / ${LANES / ROWS}u;
   let key_slot = unit % ${LANES / ROWS}u / ${COPIES}u * ${VALUES}u;
-  let head = head_of(b, h + min(row, rows - 1u) / args.rows);
-  let i = row % args.rows;
+  let head = head_of(b, h + (first_row + min(row, rows - 1u)) / args.rows);
+  let i = (first_row + row) % args.rows;
   let k_at = b * args.k_batch + kv_head * args.k_head - args.k_first;
   let v_at = b * args.v_batch + kv_head * args.v_head - args.v_first;
   //#if BAND
@@ -106,8 +111,8 @@ fn main(
   //#endfor
   //#endfor
   // q of row r begins at q_at, row q_i of its head. Behind the last row it is anything: its scores are hidden.
-  var q_at = b * args.q_batch + h * args.q_head - args.q_first;
-  var q_i = 0u;
+  var q_i = first_row % args.rows;
+  var q_at = b * args.q_batch + (h + first_row / args.rows) * args.q_head + q_i * args.q_row - args.q_first;
   //#for r in ROWS
   //#for u in UNITS
   let d${r}_${u} = (unit + ${u * LANES}u) * ${UNIT}u;
@@ -192,12 +197,14 @@ fn main(
     //#endfor
     //#endfor
     //#endfor
-    // The next keys are on their way from here on.
-    //#for n in KEYS
-    //#for u in UNITS
-    k${n}_${u} = fetch_k(k_at, min(j1 + team + ${n * TEAMS}u, last), unit + ${u * LANES}u);
-    //#endfor
-    //#endfor
+    // The next keys are on their way from here on, if there are any.
+    if (j1 < end) {
+      //#for n in KEYS
+      //#for u in UNITS
+      k${n}_${u} = fetch_k(k_at, min(j1 + team + ${n * TEAMS}u, last), unit + ${u * LANES}u);
+      //#endfor
+      //#endfor
+    }
     //#for x in LOG_LANES
     //#if ROWS * KEYS >> x > 1
     {
@@ -285,17 +292,19 @@ fn main(
       //#endfor
     }
     //#endfor
-    // The next values are on their way from here on.
-    //#for n in KEYS
-    //#for u in UNITS
-    v${n}_${u} = fetch_v(v_at, min(j1 + team + ${n * TEAMS}u, last), (unit + ${u * LANES}u) * ${UNIT}u);
-    //#endfor
-    //#endfor
+    // The next values are on their way from here on, if there are any.
+    if (j1 < end) {
+      //#for n in KEYS
+      //#for u in UNITS
+      v${n}_${u} = fetch_v(v_at, min(j1 + team + ${n * TEAMS}u, last), (unit + ${u * LANES}u) * ${UNIT}u);
+      //#endfor
+      //#endfor
+    }
   }
 
   // What the lanes of a subgroup met is looked for once more, and whom it makes NaN: here, so that the loop is short.
   if (subgroupAny(bad_keys || bad_values)) {
-    mark_nonfinite(b, h, k_at, v_at, begin, end, team, unit);
+    mark_nonfinite(Group(b, h, first_row, rows, 0u), k_at, v_at, begin, end, team, unit);
   }
 
   // finish: m, l [R] and acc [R, Dv] of all teams are a part. First the max of all, so that the rest are sums.
@@ -350,9 +359,11 @@ fn main(
     }
   }
   workgroupBarrier();
-  let group = Group(b, h, rows, (args.columns + 3u) / 4u);
-  let head_index = b * args.key_heads + kv_head;
-  let parts_at = args.parts_first + head_index * args.parts * part_words(group);
+  let group = Group(b, h, first_row, rows, (args.columns + 3u) / 4u);
+  let block_index = (b * args.key_heads + kv_head) * ${BLOCKS}u + block;
+  // The last block may have fewer rows, and room for as many as the others.
+  let room = part_words(Group(b, h, 0u, min(args.rows * args.group, ${ROWS}u), group.vectors));
+  let parts_at = args.parts_first + block_index * args.parts * room;
   // A thread has a column, so that all have one. Memory of subgroups that are not there is 0.
   let part = parts_at + split * part_words(group);
   for (var n = thread; n < rows * ${COLUMNS}u; n += ${THREADS}u) {
@@ -375,5 +386,5 @@ fn main(
     let bad_row = ((atomicLoad(&bad_rows_smem) >> thread) & 1u) != 0u;
     leave_sums(group, part, thread, select(top_smem[thread], BAD, bad_row), sum);
   }
-  join_parts(group, thread, split, head_index * args.counters, parts_at);
+  join_parts(group, thread, split, block_index * args.counters, parts_at);
 }

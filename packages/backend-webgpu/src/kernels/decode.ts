@@ -17,6 +17,8 @@ import { headBuffers, headTermsBytes, headTermsPasses, scoreParams, scoreUnits, 
 
 /** How keys are split over workgroups, and what they leave is joined. */
 interface SplitTuning {
+  /** Query rows of a key head that a workgroup takes, at most: a block. */
+  readonly rows: number;
   /** Workgroups that the keys are split for: no more than a large card runs side by side. */
   readonly workgroups: number;
   /** Keys of a piece, at least, and what they are a multiple of. */
@@ -27,8 +29,12 @@ interface SplitTuning {
   readonly slices: number;
 }
 
+/** Query rows of a key head, at most. */
+const MAX_ROWS = 16;
+
 /** What can be tuned of `decode.wgsl`, all of it. */
 const TUNING = {
+  rows: MAX_ROWS,
   /** Threads of a workgroup. */
   threads: 128,
   /** Threads that share a key of a tile, at most; fewer where a row of k has fewer units. */
@@ -47,44 +53,22 @@ const TUNING = {
 } as const;
 
 /** The same of `decode-subgroups.wgsl`. */
-interface SubgroupTuning extends SplitTuning {
+const SUBGROUP_TUNING = {
+  rows: 4,
   /** Lanes that share a key, at most. */
-  readonly lanes: number;
+  lanes: 16,
   /** Units of k, and of v, that a lane has on their way at a time. */
-  readonly ahead: number;
+  ahead: 8,
   /** Subgroups of a workgroup, and its threads, at most. */
-  readonly subgroups: number;
-  readonly threads: number;
-}
-
-/** Rows of the table on subgroups, best first: the second takes half as much workgroup memory. */
-const SUBGROUP_TUNING: Readonly<Record<string, SubgroupTuning>> = {
-  "decode-subgroups-16": {
-    lanes: 16,
-    ahead: 4,
-    subgroups: 16,
-    threads: 512,
-    workgroups: 128,
-    least: 128,
-    grain: 8,
-    quadsTaken: 1,
-    slices: 4,
-  },
-  "decode-subgroups-8": {
-    lanes: 16,
-    ahead: 2,
-    subgroups: 8,
-    threads: 256,
-    workgroups: 256,
-    least: 64,
-    grain: 8,
-    quadsTaken: 4,
-    slices: 2,
-  },
-};
-
-/** Query rows of a key head, at most. */
-const MAX_ROWS = 16;
+  subgroups: 8,
+  threads: 256,
+  /** One for each multiprocessor of a large card: it has registers for no second one. */
+  workgroups: 128,
+  least: 128,
+  grain: 8,
+  quadsTaken: 2,
+  slices: 2,
+} as const;
 
 /** How the keys that some row sees are split: by the shape alone, so that the bits of a result do not depend on the device. */
 interface Split {
@@ -96,10 +80,11 @@ interface Split {
   readonly counters: number;
 }
 
-function splitOf(problem: AttentionProblem, { workgroups, least, grain, quadsTaken, slices }: SplitTuning): Split {
+function splitOf(problem: AttentionProblem, tuning: SplitTuning): Split {
   const { B, Hkv, Sq, Skv, program } = problem;
+  const { workgroups, least, grain, quadsTaken, slices } = tuning;
   const { begin, end } = keyRange(step(program, "visibility")?.band ?? EVERYTHING, 0, Sq, Skv);
-  const most = Math.max(1, Math.floor(workgroups / Math.max(1, B * Hkv)));
+  const most = Math.max(1, Math.floor(workgroups / Math.max(1, B * Hkv * blocksOf(problem, tuning))));
   const splitKeys = Math.max(least, Math.ceil((end - begin) / most / grain) * grain);
   const splits = Math.max(1, Math.ceil((end - begin) / splitKeys));
   const fan = 4 * quadsTaken * slices;
@@ -117,6 +102,11 @@ function rowsOf({ H, Hkv, Sq }: AttentionProblem): number {
   return (H / Hkv) * Sq;
 }
 
+/** Blocks of rows that share a key head. Each reads the keys, all but one from a cache. */
+function blocksOf(problem: AttentionProblem, { rows }: SplitTuning): number {
+  return Math.ceil(rowsOf(problem) / rows);
+}
+
 /** Vectors of four rows. */
 function vectorsOf(problem: AttentionProblem): number {
   return Math.ceil(rowsOf(problem) / 4);
@@ -126,8 +116,10 @@ function vectorsOf(problem: AttentionProblem): number {
 function stateOf(problem: AttentionProblem, tuning: SplitTuning): { readonly first: number; readonly words: number } {
   const { B, Hkv, Dv } = problem;
   const { parts, counters } = splitOf(problem, tuning);
-  const first = B * Hkv * counters;
-  return { first, words: first + B * Hkv * parts * rowsOf(problem) * (4 * Math.ceil(Dv / 4) + 2) };
+  const blocks = B * Hkv * blocksOf(problem, tuning);
+  const first = blocks * counters;
+  const rows = Math.min(rowsOf(problem), tuning.rows);
+  return { first, words: first + blocks * parts * rows * (4 * Math.ceil(Dv / 4) + 2) };
 }
 
 /** The least power of two from 32 on that is not below. */
@@ -195,19 +187,15 @@ function bindings(problem: AttentionProblem, bound: ReadonlySet<string>): Shader
   };
 }
 
-function subgroupParams(
-  problem: AttentionProblem,
-  { lanes: mostLanes, ahead, quadsTaken, slices, ...most }: SubgroupTuning,
-  subgroupSize: number,
-  bound: ReadonlySet<string>,
-) {
+function subgroupParams(problem: AttentionProblem, subgroupSize: number, bound: ReadonlySet<string>) {
+  const { lanes: mostLanes, ahead, quadsTaken, slices, ...most } = SUBGROUP_TUNING;
   const tensor = tensorParams(problem);
   const unit = tensor.UNIT;
   const columns = powerOf2(problem.Dv);
   const units = Math.max(powerOf2(problem.D), columns) / unit;
   const lanes = Math.min(mostLanes, units, subgroupSize);
   // A row of the scores each lane.
-  const rows = 2 ** Math.ceil(Math.log2(rowsOf(problem)));
+  const rows = 2 ** Math.ceil(Math.log2(Math.min(rowsOf(problem), most.rows)));
   const unitsOfLane = units / lanes;
   const keys = Math.max(1, Math.floor(ahead / unitsOfLane));
   const subgroups = Math.min(most.subgroups, most.threads / subgroupSize);
@@ -224,6 +212,7 @@ function subgroupParams(
     LOG_ROW_LANES: Math.log2(lanes / rows),
     TEAMS: threads / lanes,
     ROWS: rows,
+    BLOCKS: blocksOf(problem, SUBGROUP_TUNING),
     KEYS: keys,
     UNITS: unitsOfLane,
     VALUES: Math.max(1, (rows * keys) / lanes),
@@ -277,7 +266,7 @@ function passesOf(
         ...headBuffers(problem).map((name) => ({ name })),
       ],
       stateBytes: Math.max(1, stateOf(problem, tuning).words) * 4,
-      workgroups: heads * splitOf(problem, tuning).splits,
+      workgroups: heads * blocksOf(problem, tuning) * splitOf(problem, tuning).splits,
       flops: (flops * heads) / (B * Hkv),
     });
   }
@@ -306,9 +295,9 @@ function sharedBytes(problem: AttentionProblem): number {
   return (Q_VECTORS + SUMS + KEYS * ROWS4 + 2 * GROUPS) * 16 + sharedWordsBytes(words);
 }
 
-function subgroupSharedBytes(problem: AttentionProblem, tuning: SubgroupTuning): number {
+function subgroupSharedBytes(problem: AttentionProblem): number {
   // With subgroups of any other size it is no more.
-  const { SUBGROUPS, ROWS, ACC_VECTORS, COLUMNS, THREADS } = subgroupParams(problem, tuning, 32, new Set());
+  const { SUBGROUPS, ROWS, ACC_VECTORS, COLUMNS, THREADS } = subgroupParams(problem, 32, new Set());
   const words = [SUBGROUPS * ROWS, SUBGROUPS * ROWS, ROWS, (ROWS * COLUMNS) / 32, 1, 1, 2 * THREADS];
   return ACC_VECTORS * 16 + sharedWordsBytes(words);
 }
@@ -357,24 +346,27 @@ export const DECODE: WebgpuRow<AttentionProblem> = {
   },
 };
 
-/** Query rows of a key head on subgroups: a lane has columns of all of them in registers. Keys of D up to 32. */
+/** A block of rows, of which a lane has columns in registers, and keys of D up to 32. */
 const SUBGROUP_TILE = { q: 4, kv: 512 };
 
-/** The same for fewer rows and narrower heads, without a barrier in the loop over keys. */
-export const DECODE_SUBGROUPS: readonly WebgpuRow<AttentionProblem>[] = Object.entries(SUBGROUP_TUNING).map(
-  ([id, tuning]) => ({
-    ...splitting(tuning),
-    id,
-    headDim: { min: 1, max: 128 },
-    maxRows: SUBGROUP_TILE.q,
-    needs: [FEATURES.subgroupIds],
-    tile: SUBGROUP_TILE,
-    maxTile: SUBGROUP_TILE,
-    sharedBytes: (problem) => subgroupSharedBytes(problem as AttentionProblem, tuning),
-    passes(plan, limits, bound) {
-      const params = subgroupParams(plan.problem, tuning, limits.subgroupMinSize, bound);
-      const keys = params.TEAMS * params.KEYS;
-      return passesOf(plan, limits, bound, { file: "decode-subgroups.wgsl", params, keys, tuning });
-    },
-  }),
-);
+/** The same for narrower heads, without a barrier in the loop over keys. */
+export const DECODE_SUBGROUPS: WebgpuRow<AttentionProblem> = {
+  ...splitting(SUBGROUP_TUNING),
+  id: "decode-subgroups",
+  headDim: { min: 1, max: 128 },
+  maxRows: MAX_ROWS,
+  needs: [FEATURES.subgroupIds],
+  tile: SUBGROUP_TILE,
+  maxTile: SUBGROUP_TILE,
+  sharedBytes: (problem) => subgroupSharedBytes(problem as AttentionProblem),
+  passes(plan, limits, bound) {
+    const params = subgroupParams(plan.problem, limits.subgroupMinSize, bound);
+    const keys = params.TEAMS * params.KEYS;
+    return passesOf(plan, limits, bound, {
+      file: "decode-subgroups.wgsl",
+      params,
+      keys,
+      tuning: SUBGROUP_TUNING,
+    });
+  },
+};

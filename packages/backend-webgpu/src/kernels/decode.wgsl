@@ -314,7 +314,7 @@ fn main(
   }
 
   // finish: acc [R, Dv], m and l [R] of all groups of keys are a part
-  let group = Group(b, h, rows, (args.columns + 3u) / 4u);
+  let group = Group(b, h, 0u, rows, (args.columns + 3u) / 4u);
   let head_index = b * args.key_heads + kv_head;
   let parts_at = args.parts_first + head_index * args.parts * part_words(group);
   //#for r in ROWS4

@@ -11,10 +11,11 @@
 //
 // It is written for little code: a workgroup runs it once, and waits for the code itself.
 
-// The rows that share a key head: batch, first query head, how many, and vectors of columns of each.
+// Rows that share a key head: batch, first query head, which row is the first and how many there are, and vectors of columns of each.
 struct Group {
   b: u32,
   h: u32,
+  first: u32,
   rows: u32,
   vectors: u32,
 }
@@ -80,8 +81,8 @@ fn leave(group: Group, part: u32, n: u32, r: u32, joined: Joined) {
 
 // Writes it to out.
 fn finish(group: Group, n: u32, r: u32, joined: Joined) {
-  let h = group.h + r / args.rows;
-  let i = r % args.rows;
+  let h = group.h + (group.first + r) / args.rows;
+  let i = (group.first + r) % args.rows;
   let column = n - r * group.vectors;
   let head = head_of(group.b, h);
   let nan = joined.acc == vec4u(NAN_WORD);
