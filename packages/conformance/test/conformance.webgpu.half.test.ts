@@ -4,6 +4,11 @@ await describeWebgpu("WebGPU, half types", { driver: "swiftshader", capabilities
 await describeWebgpu("WebGPU within the default limits, with the tiles of large problems", {
   driver: "swiftshader",
   tier: "portable",
-  largeTiles: true,
+  tiles: "large",
   capabilities: ["plain", "causal", "gqa", "nan", "edges"],
+});
+await describeWebgpu("WebGPU with the tiles of medium problems", {
+  driver: "swiftshader",
+  tiles: "medium",
+  capabilities: ["plain", "nan"],
 });

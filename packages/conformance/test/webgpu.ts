@@ -21,16 +21,18 @@ interface Lane extends ConformanceOptions {
   readonly driver: Parameters<typeof useDriver>[0];
   readonly subgroup?: 4 | 8 | 16;
   readonly tier?: WebgpuOptions["tier"];
-  /** As if every problem were large, in float32: problems of checks are not. */
-  readonly largeTiles?: boolean;
+  /** As if every problem were of that size, in float32: problems of checks are small. */
+  readonly tiles?: "medium" | "large";
 }
 
-/** A tuning that puts the rows for problems of any size before those for small ones. */
-async function forLargeTiles(): Promise<Tuning> {
+/** A tuning that puts the rows for problems of that size before those for small ones. */
+async function tuningFor(tiles: "medium" | "large"): Promise<Tuning> {
   const rows = KERNELS.filter(({ op, maxRows, needs }) => op === "attention" && !maxRows && needs.length === 0);
   const [small] = rows;
-  const large = rows.filter(({ maxTotalRows }) => maxTotalRows === undefined);
-  const choices = large.map(({ id, headDim }) => ({
+  const preferred = rows.filter(({ id, maxTotalRows }) =>
+    tiles === "large" ? maxTotalRows === undefined : id.startsWith("forward-medium"),
+  );
+  const choices = preferred.map(({ id, headDim }) => ({
     kernel: id,
     dtype: "float32" as const,
     headDim: headDim!,
@@ -81,11 +83,11 @@ async function subgroupSize(): Promise<number> {
 /** Checks on a software adapter, or their absence by name. A file has one driver. */
 export async function describeWebgpu(
   title: string,
-  { driver, subgroup, tier, largeTiles, ...options }: Lane,
+  { driver, subgroup, tier, tiles, ...options }: Lane,
 ): Promise<void> {
   const found = useDriver(driver, { subgroup });
   if (found.here) {
-    const tuning = largeTiles ? await forLargeTiles() : undefined;
+    const tuning = tiles && (await tuningFor(tiles));
     await describeConformance(title, webgpu({ ...SOFTWARE, tier, tuning }), {
       runs: 4,
       timeoutMs: TIMEOUT_MS,
