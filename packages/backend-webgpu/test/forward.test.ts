@@ -20,6 +20,8 @@ const [SHORT, LARGE] = [rowOf("forward-short-128"), rowOf("forward-64")];
 /** More than 16 KiB of workgroup memory. */
 const MEDIUM = rowOf("forward-medium-64");
 
+const [SUBGROUPS_16, SUBGROUPS_8] = DECODE_SUBGROUPS;
+
 const SIZES: AttentionSizes = { B: 2, H: 4, Hkv: 2, Sq: 70, Skv: 90, D: 24, Dv: 40 };
 const FEW: AttentionSizes = { ...SIZES, Sq: 3, Skv: 400 };
 
@@ -37,10 +39,11 @@ describe.each([
   ["forward-64", LARGE, SIZES],
   ["forward-256", rowOf("forward-256"), { ...SIZES, Dv: 200, Hkv: 4 }],
   ["decode", DECODE, FEW],
-  ["decode-subgroups", DECODE_SUBGROUPS, { ...FEW, Sq: 2 }],
+  ["decode-subgroups-16", SUBGROUPS_16, { ...FEW, Sq: 2 }],
+  ["decode-subgroups-8", SUBGROUPS_8, { ...FEW, Sq: 2 }],
   // Blocks of 4 and 2 rows, and of 4, 4, 4 and 2.
-  ["decode-subgroups, 6 rows", DECODE_SUBGROUPS, FEW],
-  ["decode-subgroups, 14 rows", DECODE_SUBGROUPS, { ...FEW, Sq: 7 }],
+  ["decode-subgroups-16, 6 rows", SUBGROUPS_16, FEW],
+  ["decode-subgroups-8, 14 rows", SUBGROUPS_8, { ...FEW, Sq: 7 }],
 ] as const)("%s", (_, row, sizes) => {
   const { B, H, Sq, Skv } = sizes;
   const slopes = numbers([H], (n) => [0.5, -0.25, 0.1, 0.01][n]);
@@ -56,7 +59,7 @@ describe.each([
   test("every step at once", async () => {
     const options = { causal: true, softcap: 3, alibiSlopes: slopes, sinks, dropout: { p: 0.3, seed: 5 } };
     // Nine tensors are more than a stage sees on every device.
-    if (row === DECODE || row === DECODE_SUBGROUPS) {
+    if (row === DECODE || row === SUBGROUPS_16 || row === SUBGROUPS_8) {
       await holds(row, caseOf(sizes, { ...options, bias }));
       await holds(row, caseOf(sizes, { ...options, mask }));
     } else await holds(row, caseOf(sizes, { ...options, bias, mask }));
@@ -97,8 +100,9 @@ describe.each([
 describe.each([
   // 71 pieces are joined by fours: 18 parts are left, then 5, then 2.
   ["decode", DECODE],
-  // 36 by sixteens: 3 parts are left.
-  ["decode-subgroups", DECODE_SUBGROUPS],
+  // 36 pieces, 16 at a time.
+  ["decode-subgroups-16", SUBGROUPS_16],
+  ["decode-subgroups-8", SUBGROUPS_8],
 ])("%s over many keys", (_id, row) => {
   const sizes: AttentionSizes = { B: 1, H: 4, Hkv: 2, Sq: 2, Skv: 4500, D: 8, Dv: 6 };
 
@@ -122,7 +126,7 @@ describe.each([
   });
   test("only pieces of keys that are seen are read", () => {
     const splits = (window: [number, number]) => row.splits!(caseOf(sizes, { window }).problem, row.tile);
-    const least = row === DECODE_SUBGROUPS ? 128 : 64;
+    const least = row === DECODE ? 64 : 128;
     expect(splits([-1, -1])).toBe(Math.ceil(sizes.Skv / least));
     expect(splits([255, 0])).toBe(Math.ceil(257 / least));
   });

@@ -46,18 +46,20 @@ test("up to 16384 rows of head dims up to 64 take medium tiles where these have 
 });
 
 test("few rows a key head decode on subgroups where these have numbers, and by workgroup memory elsewhere", () => {
-  let sharedBytes = 32_768;
+  let sharedBytes = 49_152;
   const rowOf = (H: number, Sq: number, D: number, ...features: string[]): string => {
     const q: TensorSpec = { shape: [1, H, Sq, D], dtype: "float16" };
     const k: TensorSpec = { shape: [1, 2, 4096, D], dtype: "float16" };
     const made = plan(attentionProblem({ q, k, v: k }), { ...portable, sharedBytes, features }, KERNELS);
     return made.ok ? made.kernel.id : "none";
   };
-  expect(rowOf(8, 1, 128, "subgroups", "subgroup-id")).toBe("decode-subgroups");
-  expect(rowOf(2, 4, 37, "subgroups", "subgroup-id")).toBe("decode-subgroups");
+  expect(rowOf(8, 1, 128, "subgroups", "subgroup-id")).toBe("decode-subgroups-16");
+  expect(rowOf(2, 4, 37, "subgroups", "subgroup-id")).toBe("decode-subgroups-16");
   expect(rowOf(8, 1, 128, "subgroups")).toBe("decode");
-  expect(rowOf(8, 2, 128, "subgroups", "subgroup-id")).toBe("decode-subgroups");
+  expect(rowOf(8, 2, 128, "subgroups", "subgroup-id")).toBe("decode-subgroups-16");
   expect(rowOf(8, 1, 129, "subgroups", "subgroup-id")).toBe("decode");
+  sharedBytes = 32_768;
+  expect(rowOf(8, 1, 128, "subgroups", "subgroup-id")).toBe("decode-subgroups-8");
   sharedBytes = 16_384;
   expect(rowOf(8, 1, 128, "subgroups", "subgroup-id")).toBe("decode");
 });

@@ -14,22 +14,29 @@ diagnostic(off, subgroup_uniformity);
 //#include "lib/rows.wgsl"
 //#include "lib/decode.wgsl"
 
-// Of subgroups: acc [SUBGROUPS, ROWS, Dv] as float32 bits, m and l [SUBGROUPS, ROWS]; the max of all [ROWS]. In the end what threads have joined.
-var<workgroup> bits_smem: array<vec4u, ${ACC_VECTORS}>;
-var<workgroup> m_smem: array<f32, ${SUBGROUPS * ROWS}>;
-var<workgroup> l_smem: array<f32, ${SUBGROUPS * ROWS}>;
-var<workgroup> top_smem: array<f32, ${ROWS}>;
+// Of subgroups: acc [SUBGROUPS, ROWS, COLUMNS], and m and l [ROWS, SUBGROUPS].
+var<workgroup> acc_smem: array<vec4f, ${SUBGROUPS * ROWS * VECTORS}>;
+var<workgroup> sums_smem: array<vec2f, ${ROWS * SUBGROUPS}>;
 // Bits: elements of acc whose row sees an element of v that is not finite; and rows that see such an element of k.
 var<workgroup> bad_out_smem: array<atomic<u32>, ${ROWS * COLUMNS / 32}>;
 var<workgroup> bad_rows_smem: atomic<u32>;
-
-//#include "lib/finish.wgsl"
-//#include "lib/parts.wgsl"
 
 // P of a score, or what a smaller max weighs.
 fn weight(x: f32, m: f32) -> f32 {
   return select(exp2((x - m) * args.to_exponent), 0.0, x == HIDDEN);
 }
+
+//#include "lib/finish.wgsl"
+// Rows that share a key head: batch, first query head, which row is the first, and how many.
+struct Group {
+  b: u32,
+  h: u32,
+  first: u32,
+  rows: u32,
+}
+
+//#include "lib/parts.wgsl"
+//#include "lib/join-subgroups.wgsl"
 
 // Marks what becomes NaN by the units that a lane has of the keys of its team.
 fn mark_nonfinite(group: Group, k_at: u32, v_at: u32, begin: u32, end: u32, team: u32, unit: u32) {
@@ -60,7 +67,6 @@ fn mark_nonfinite(group: Group, k_at: u32, v_at: u32, begin: u32, end: u32, team
 fn main(
   @builtin(workgroup_id) id: vec3u,
   @builtin(num_workgroups) count: vec3u,
-  @builtin(local_invocation_index) thread: u32,
   @builtin(subgroup_id) subgroup: u32,
   @builtin(subgroup_size) size: u32,
   @builtin(subgroup_invocation_id) lane: u32,
@@ -79,9 +85,12 @@ fn main(
   // Rows [first_row, first_row + rows) of the key head.
   let first_row = block * ${ROWS}u;
   let rows = min(args.rows * args.group - first_row, ${ROWS}u);
-  let own = min(subgroup, ${SUBGROUPS - 1}u);
+  // Where subgroups are larger than SIZE, each SIZE lanes are taken for one.
+  let thread = (subgroup * size + lane) % ${THREADS}u;
+  let own = thread / ${SIZE}u;
+  let slot = lane % ${SIZE}u;
   let unit = lane % ${LANES}u;
-  let team = own * (size / ${LANES}u) + lane / ${LANES}u;
+  let team = thread / ${LANES}u;
   let first_lane = lane - unit;
   // Lane `unit` of a team has row `row` and keys key_slot to key_slot + VALUES - 1 of the KEYS keys.
   let row = unit / ${LANES / ROWS}u;
@@ -197,8 +206,12 @@ fn main(
     //#endfor
     //#endfor
     //#endfor
-    // The next keys are on their way from here on, if there are any.
+    // The next keys are on their way from here on.
+    //#if SKIP
     if (j1 < end) {
+    //#else
+    {
+    //#endif
       //#for n in KEYS
       //#for u in UNITS
       k${n}_${u} = fetch_k(k_at, min(j1 + team + ${n * TEAMS}u, last), unit + ${u * LANES}u);
@@ -241,6 +254,10 @@ fn main(
     // softmax: P = exp(S - m) [R, KEYS]
     //#for x in LOG_ROW_LANES
     top = max(top, subgroupShuffleXor(top, ${1 << x}u));
+    //#endfor
+    // All teams of a subgroup have the same max, so that their sums are added up as they are.
+    //#for x in LOG_TEAMS
+    top = max(top, subgroupShuffleXor(top, ${LANES << x}u));
     //#endfor
     if (subgroupAny(top > m)) {
       top = max(top, m);
@@ -292,8 +309,12 @@ fn main(
       //#endfor
     }
     //#endfor
-    // The next values are on their way from here on, if there are any.
+    // The next values are on their way from here on.
+    //#if SKIP
     if (j1 < end) {
+    //#else
+    {
+    //#endif
       //#for n in KEYS
       //#for u in UNITS
       v${n}_${u} = fetch_v(v_at, min(j1 + team + ${n * TEAMS}u, last), (unit + ${u * LANES}u) * ${UNIT}u);
@@ -304,87 +325,82 @@ fn main(
 
   // What the lanes of a subgroup met is looked for once more, and whom it makes NaN: here, so that the loop is short.
   if (subgroupAny(bad_keys || bad_values)) {
-    mark_nonfinite(Group(b, h, first_row, rows, 0u), k_at, v_at, begin, end, team, unit);
+    mark_nonfinite(Group(b, h, first_row, rows), k_at, v_at, begin, end, team, unit);
   }
 
-  // finish: m, l [R] and acc [R, Dv] of all teams are a part. First the max of all, so that the rest are sums.
-  {
-    var top = m;
-    for (var apart = ${LANES}u; apart < size; apart *= 2u) {
-      top = max(top, subgroupShuffleXor(top, apart));
-    }
-    if (first_lane == 0u && unit % ${LANES / ROWS}u == 0u) {
-      m_smem[own * ${ROWS}u + row] = top;
-    }
-  }
-  workgroupBarrier();
-  // Where subgroups are larger than they may be there are fewer.
-  let subgroups = ${THREADS}u / size;
-  var top = HIDDEN;
-  //#for x in SUBGROUPS
-  top = max(top, select(HIDDEN, m_smem[${x * ROWS}u + row], ${x}u < subgroups));
-  //#endfor
-  let alpha = weight(m, top);
-  l *= alpha;
+  // finish: m, l [R] and acc [R, Dv] of all subgroups are a part
   //#for x in LOG_ROW_LANES
   //#if 1 << x >= COPIES
   l += subgroupShuffleXor(l, ${1 << x}u);
   //#endif
   //#endfor
-  //#for r in ROWS
-  let alpha${r} = subgroupShuffle(alpha, first_lane + ${r * LANES / ROWS}u);
-  //#for x in UNITS * UNIT / 4
-  acc${r}_${x} *= alpha${r};
-  //#endfor
-  //#endfor
-  for (var apart = ${LANES}u; apart < size; apart *= 2u) {
-    l += subgroupShuffleXor(l, apart);
+  //#for x in LOG_TEAMS
+  {
+    let other = lane ^ ${LANES << x}u;
+    l += subgroupShuffle(l, other);
     //#for r in ROWS
-    //#for x in UNITS * UNIT / 4
-    acc${r}_${x} += subgroupShuffleXor(acc${r}_${x}, apart);
+    //#for y in UNITS * UNIT / 4
+    acc${r}_${y} += subgroupShuffle(acc${r}_${y}, other);
     //#endfor
     //#endfor
   }
-  if (first_lane == 0u) {
+  //#endfor
+  if (slot < ${LANES}u) {
     //#for r in ROWS
     //#for x in UNITS * UNIT / 4
-    bits_smem[(own * ${ROWS}u + ${r}u) * ${VECTORS}u + (unit + ${4 * x / UNIT * LANES}u) * ${UNIT / 4}u + ${x % (UNIT / 4)}u] = bitcast<vec4u>(acc${r}_${x});
+    acc_smem[(own * ${ROWS}u + ${r}u) * ${VECTORS}u + (unit + ${4 * x / UNIT * LANES}u) * ${UNIT / 4}u + ${x % (UNIT / 4)}u] = acc${r}_${x};
     //#endfor
     //#endfor
     if (unit % ${LANES / ROWS}u == 0u) {
-      l_smem[own * ${ROWS}u + row] = l;
-      if (own == 0u) {
-        top_smem[row] = top;
-      }
+      sums_smem[row * ${SUBGROUPS}u + own] = vec2f(m, l);
     }
   }
   workgroupBarrier();
-  let group = Group(b, h, first_row, rows, (args.columns + 3u) / 4u);
   let block_index = (b * args.key_heads + kv_head) * ${BLOCKS}u + block;
-  // The last block may have fewer rows, and room for as many as the others.
-  let room = part_words(Group(b, h, 0u, min(args.rows * args.group, ${ROWS}u), group.vectors));
-  let parts_at = args.parts_first + block_index * args.parts * room;
-  // A thread has a column, so that all have one. Memory of subgroups that are not there is 0.
-  let part = parts_at + split * part_words(group);
-  for (var n = thread; n < rows * ${COLUMNS}u; n += ${THREADS}u) {
-    let r = n / ${COLUMNS}u;
-    let column = n % ${COLUMNS}u;
-    if (column < 4u * group.vectors) {
+  // A subgroup has a chunk at a time: a column of one row each lane. All chunks that there are have been written before one is counted.
+  for (var n = own; n < ${CHUNKS}u; n += ${SUBGROUPS}u) {
+    let r = n / ${COLUMNS / SIZE}u;
+    let column = n % ${COLUMNS / SIZE}u * ${SIZE}u + slot;
+    if (r < rows && column - slot < args.columns) {
+      //#for w in OWN_SHARES
+      let sums${w} = sums_smem[r * ${SUBGROUPS}u + slot % ${SUBGROUPS / OWN_SHARES}u + ${w * SUBGROUPS / OWN_SHARES}u];
+      //#endfor
+      var top = sums0.x;
+      //#for w in OWN_SHARES - 1
+      top = max(top, sums${w + 1}.x);
+      //#endfor
+      //#for x in LOG_OWN
+      top = max(top, subgroupShuffleXor(top, ${1 << x}u));
+      //#endfor
+      var sum = 0.0;
+      //#for w in OWN_SHARES
+      let weight${w} = weight(sums${w}.x, top);
+      sum += weight${w} * sums${w}.y;
+      //#endfor
+      //#for x in LOG_OWN
+      sum += subgroupShuffleXor(sum, ${1 << x}u);
+      //#endfor
       var acc = 0.0;
       //#for x in SUBGROUPS
-      acc += bitcast<f32>(bits_smem[${x * ROWS * VECTORS}u + r * ${VECTORS}u + column / 4u][column % 4u]);
+      acc = fma(
+        subgroupShuffle(weight${x / (SUBGROUPS / OWN_SHARES)}, lane - slot + ${x % (SUBGROUPS / OWN_SHARES)}u),
+        acc_smem[(${x * ROWS}u + r) * ${VECTORS}u + column / 4u][column % 4u],
+        acc,
+      );
       //#endfor
-      let bad = (atomicLoad(&bad_out_smem[n / 32u]) >> (n % 32u)) & 1u;
-      leave_column(group, part, r, column, word_of(acc, bad != 0u));
+      let bit = r * ${COLUMNS}u + column;
+      let bad = ((atomicLoad(&bad_out_smem[bit / 32u]) >> (bit % 32u)) & 1u) != 0u;
+      let bad_row = ((atomicLoad(&bad_rows_smem) >> r) & 1u) != 0u;
+      leave_chunk(chunk_at(block_index, n), split, slot, word_of(acc, bad), select(top, BAD, bad_row), sum);
     }
   }
-  if (thread < rows) {
-    var sum = 0.0;
-    //#for x in SUBGROUPS
-    sum += l_smem[${x * ROWS}u + thread];
-    //#endfor
-    let bad_row = ((atomicLoad(&bad_rows_smem) >> thread) & 1u) != 0u;
-    leave_sums(group, part, thread, select(top_smem[thread], BAD, bad_row), sum);
+  storageBarrier();
+  let group = Group(b, h, first_row, rows);
+  for (var n = own; n < ${CHUNKS}u; n += ${SUBGROUPS}u) {
+    let r = n / ${COLUMNS / SIZE}u;
+    let column = n % ${COLUMNS / SIZE}u * ${SIZE}u;
+    if (r < rows && column < args.columns) {
+      join_chunk(group, block_index * ${CHUNKS}u + n, chunk_at(block_index, n), r, column + slot, lane, slot);
+    }
   }
-  join_parts(group, thread, split, block_index * args.counters, parts_at);
 }

@@ -24,9 +24,8 @@ interface SplitTuning {
   /** Keys of a piece, at least, and what they are a multiple of. */
   readonly least: number;
   readonly grain: number;
-  /** How many times four parts a thread joins at once, and how many such slices threads join side by side: a set. */
-  readonly quadsTaken: number;
-  readonly slices: number;
+  /** Parts that are joined at once. */
+  readonly fan: number;
 }
 
 /** Query rows of a key head, at most. */
@@ -48,54 +47,45 @@ const TUNING = {
   workgroups: 512,
   least: 64,
   grain: 8,
-  quadsTaken: 1,
-  slices: 1,
+  fan: 4,
 } as const;
 
 /** The same of `decode-subgroups.wgsl`. */
-const SUBGROUP_TUNING = {
-  rows: 4,
+interface SubgroupTuning extends SplitTuning {
   /** Lanes that share a key, at most. */
-  lanes: 16,
-  /** Units of k, and of v, that a lane has on their way at a time. */
-  ahead: 8,
+  readonly lanes: number;
+  /** Units of k, and of v, that a lane has on their way at a time; and whether it asks for none behind the last key, which takes registers. */
+  readonly ahead: number;
+  readonly skip: boolean;
   /** Subgroups of a workgroup, and its threads, at most. */
-  subgroups: 8,
-  threads: 256,
-  /** One for each multiprocessor of a large card: it has registers for no second one. */
-  workgroups: 128,
-  least: 128,
-  grain: 8,
-  quadsTaken: 2,
-  slices: 2,
-} as const;
+  readonly subgroups: number;
+  readonly threads: number;
+}
+
+/** What both have in common: one workgroup for each multiprocessor of a large card, as it has registers for no second one. */
+const COMMON = { rows: 4, lanes: 16, workgroups: 128, least: 128, grain: 8, fan: 16 } as const;
+
+/** Rows of the table on subgroups, best first: the second takes half as much workgroup memory. */
+const SUBGROUP_TUNING: Readonly<Record<string, SubgroupTuning>> = {
+  "decode-subgroups-16": { ...COMMON, ahead: 4, skip: false, subgroups: 16, threads: 512 },
+  "decode-subgroups-8": { ...COMMON, ahead: 8, skip: true, subgroups: 8, threads: 256 },
+};
 
 /** How the keys that some row sees are split: by the shape alone, so that the bits of a result do not depend on the device. */
 interface Split {
   readonly splits: number;
   /** Keys of each. */
   readonly splitKeys: number;
-  /** Parts of a key head that `lib/parts.wgsl` joins, those it makes on the way too, and counters of its sets. */
-  readonly parts: number;
-  readonly counters: number;
 }
 
 function splitOf(problem: AttentionProblem, tuning: SplitTuning): Split {
   const { B, Hkv, Sq, Skv, program } = problem;
-  const { workgroups, least, grain, quadsTaken, slices } = tuning;
+  const { workgroups, least, grain } = tuning;
   const { begin, end } = keyRange(step(program, "visibility")?.band ?? EVERYTHING, 0, Sq, Skv);
   const most = Math.max(1, Math.floor(workgroups / Math.max(1, B * Hkv * blocksOf(problem, tuning))));
   const splitKeys = Math.max(least, Math.ceil((end - begin) / most / grain) * grain);
   const splits = Math.max(1, Math.ceil((end - begin) / splitKeys));
-  const fan = 4 * quadsTaken * slices;
-  let [parts, counters] = [0, 0];
-  for (let left = splits; left > 0;) {
-    const sets = Math.ceil(left / fan);
-    parts += left;
-    counters += sets;
-    left = left > fan ? sets : 0;
-  }
-  return { splits, splitKeys, parts, counters };
+  return { splits, splitKeys };
 }
 
 function rowsOf({ H, Hkv, Sq }: AttentionProblem): number {
@@ -107,28 +97,61 @@ function blocksOf(problem: AttentionProblem, { rows }: SplitTuning): number {
   return Math.ceil(rowsOf(problem) / rows);
 }
 
+/** Rows of a block, made a power of two: of the scores each lane has one. */
+function blockRowsOf(problem: AttentionProblem, { rows }: SplitTuning): number {
+  return 2 ** Math.ceil(Math.log2(Math.min(rowsOf(problem), rows)));
+}
+
 /** Vectors of four rows. */
 function vectorsOf(problem: AttentionProblem): number {
   return Math.ceil(rowsOf(problem) / 4);
 }
 
-/** Where the parts begin in `state`, and words of them all. */
-function stateOf(problem: AttentionProblem, tuning: SplitTuning): { readonly first: number; readonly words: number } {
-  const { B, Hkv, Dv } = problem;
-  const { parts, counters } = splitOf(problem, tuning);
-  const blocks = B * Hkv * blocksOf(problem, tuning);
-  const first = blocks * counters;
-  const rows = Math.min(rowsOf(problem), tuning.rows);
-  return { first, words: first + blocks * parts * rows * (4 * Math.ceil(Dv / 4) + 2) };
+/** What is in `state`. */
+interface State {
+  /** Of a key head: counters, and parts that are joined, those made on the way too. */
+  readonly counters: number;
+  readonly parts: number;
+  /** Where the parts begin, and words of it all. */
+  readonly first: number;
+  readonly words: number;
 }
 
-/** The least power of two from 32 on that is not below. */
+/** `lib/join.wgsl`: all rows of a key head together, level by level. */
+function partsOf(problem: AttentionProblem): State {
+  const { B, Hkv, Dv } = problem;
+  const { fan } = TUNING;
+  let [parts, counters] = [0, 0];
+  for (let left = splitOf(problem, TUNING).splits; left > 0;) {
+    const sets = Math.ceil(left / fan);
+    parts += left;
+    counters += sets;
+    left = left > fan ? sets : 0;
+  }
+  const first = B * Hkv * counters;
+  const words = first + B * Hkv * parts * rowsOf(problem) * (4 * Math.ceil(Dv / 4) + 2);
+  return { counters, parts, first, words };
+}
+
+/** `lib/join-subgroups.wgsl`: chunks of as many columns as a subgroup has lanes. */
+function chunksOf(problem: AttentionProblem, tuning: SubgroupTuning, lanes: number): State {
+  const { splits } = splitOf(problem, tuning);
+  const counters = (blockRowsOf(problem, tuning) * powerOf2(problem.Dv)) / lanes;
+  const parts = counters * splits;
+  const blocks = problem.B * problem.Hkv * blocksOf(problem, tuning);
+  return { counters, parts, first: blocks * counters, words: blocks * (counters + parts * (lanes + 2)) };
+}
+
+/** Columns that the narrowest rows are made. */
+const LEAST_COLUMNS = 32;
+
+/** The least power of two from there on that is not below. */
 function powerOf2(size: number): number {
-  return Math.max(32, 2 ** Math.ceil(Math.log2(size)));
+  return Math.max(LEAST_COLUMNS, 2 ** Math.ceil(Math.log2(size)));
 }
 
 function decodeParams(problem: AttentionProblem, bound: ReadonlySet<string>) {
-  const { threads, keys: keysK, ahead, turn, quadsTaken, slices } = TUNING;
+  const { threads, keys: keysK, ahead, turn, fan } = TUNING;
   const tensor = tensorParams(problem);
   const unit = tensor.UNIT;
   // Shaders differ by powers of two of D and Dv only.
@@ -167,8 +190,7 @@ function decodeParams(problem: AttentionProblem, bound: ReadonlySet<string>) {
     COLUMNS: columns,
     WHOLE: problem.D === depth,
     GROUPS: columns === 32 ? keys : groups(columns / unit / 2),
-    QUADS_TAKEN: quadsTaken,
-    SLICES: slices,
+    FAN: fan,
     ...bindings(problem, bound),
   } satisfies ShaderParams;
 }
@@ -187,19 +209,27 @@ function bindings(problem: AttentionProblem, bound: ReadonlySet<string>): Shader
   };
 }
 
-function subgroupParams(problem: AttentionProblem, subgroupSize: number, bound: ReadonlySet<string>) {
-  const { lanes: mostLanes, ahead, quadsTaken, slices, ...most } = SUBGROUP_TUNING;
+function subgroupParams(
+  problem: AttentionProblem,
+  tuning: SubgroupTuning,
+  subgroupSize: number,
+  bound: ReadonlySet<string>,
+) {
+  const { lanes: mostLanes, ahead, skip, fan, ...most } = tuning;
   const tensor = tensorParams(problem);
   const unit = tensor.UNIT;
   const columns = powerOf2(problem.Dv);
   const units = Math.max(powerOf2(problem.D), columns) / unit;
-  const lanes = Math.min(mostLanes, units, subgroupSize);
-  // A row of the scores each lane.
-  const rows = 2 ** Math.ceil(Math.log2(Math.min(rowsOf(problem), most.rows)));
+  // Larger subgroups are taken for several: a chunk is no wider than a row.
+  const size = Math.min(subgroupSize, LEAST_COLUMNS);
+  const lanes = Math.min(mostLanes, units, size);
+  const rows = blockRowsOf(problem, tuning);
   const unitsOfLane = units / lanes;
   const keys = Math.max(1, Math.floor(ahead / unitsOfLane));
-  const subgroups = Math.min(most.subgroups, most.threads / subgroupSize);
-  const threads = subgroups * subgroupSize;
+  const subgroups = Math.min(most.subgroups, most.threads / size);
+  const threads = subgroups * size;
+  // Lanes that have m and l of subgroups, or of parts, side by side: one or several each.
+  const [across, acrossParts] = [Math.min(size, subgroups), Math.min(size, fan)];
   return {
     ...scoreParams(problem),
     ...tensor,
@@ -207,23 +237,29 @@ function subgroupParams(problem: AttentionProblem, subgroupSize: number, bound: 
     NEGATIVE: scoreUnits(problem).negative,
     THREADS: threads,
     SUBGROUPS: subgroups,
+    SIZE: size,
     LANES: lanes,
     LOG_LANES: Math.log2(lanes),
     LOG_ROW_LANES: Math.log2(lanes / rows),
+    LOG_TEAMS: Math.log2(size / lanes),
     TEAMS: threads / lanes,
     ROWS: rows,
-    BLOCKS: blocksOf(problem, SUBGROUP_TUNING),
+    BLOCKS: blocksOf(problem, tuning),
     KEYS: keys,
+    SKIP: skip,
     UNITS: unitsOfLane,
     VALUES: Math.max(1, (rows * keys) / lanes),
     COPIES: Math.max(1, lanes / (rows * keys)),
     VECTORS: (units * unit) / 4,
-    ACC_VECTORS: Math.max((subgroups * rows * units * unit) / 4, threads),
     COLUMNS: columns,
+    CHUNKS: (rows * columns) / size,
+    OWN_SHARES: subgroups / across,
+    LOG_OWN: Math.log2(across),
+    TAKEN: fan,
+    SHARES: fan / acrossParts,
+    LOG_TAKEN: Math.log2(acrossParts),
     // Units of k that lanes read end at D.
     WHOLE: problem.D === units * unit,
-    QUADS_TAKEN: quadsTaken,
-    SLICES: slices,
     ...bindings(problem, bound),
   } satisfies ShaderParams;
 }
@@ -234,13 +270,14 @@ interface Shader {
   /** Keys of a tile. */
   readonly keys: number;
   readonly tuning: SplitTuning;
+  readonly state: State;
 }
 
 function passesOf(
   { problem, tile }: Plan<AttentionProblem>,
   limits: DeviceLimits,
   bound: ReadonlySet<string>,
-  { file, params, keys, tuning }: Shader,
+  { file, params, keys, tuning, state }: Shader,
 ): readonly Pass[] {
   const { B, Hkv, Sq, program } = problem;
   if (B * Sq === 0) return [];
@@ -258,14 +295,14 @@ function passesOf(
     made.push({
       shader: file,
       params,
-      uniforms: decodeWords(problem, piece, Math.min(tile.kv, keys), tuning).build(),
+      uniforms: decodeWords(problem, piece, Math.min(tile.kv, keys), tuning, state).build(),
       buffers: [
         ...names.map(seen),
         { name: "state" },
         ...extras.map(seen),
         ...headBuffers(problem).map((name) => ({ name })),
       ],
-      stateBytes: Math.max(1, stateOf(problem, tuning).words) * 4,
+      stateBytes: Math.max(1, state.words) * 4,
       workgroups: heads * blocksOf(problem, tuning) * splitOf(problem, tuning).splits,
       flops: (flops * heads) / (B * Hkv),
     });
@@ -273,10 +310,16 @@ function passesOf(
   return made;
 }
 
-function decodeWords(problem: AttentionProblem, piece: Piece, tileKeys: number, tuning: SplitTuning): Words {
+function decodeWords(
+  problem: AttentionProblem,
+  piece: Piece,
+  tileKeys: number,
+  tuning: SplitTuning,
+  { counters, parts, first }: State,
+): Words {
   const { H, Hkv, Sq, Skv, D, Dv } = problem;
   const { windows, batch, head } = piece;
-  const { splits, splitKeys, parts, counters } = splitOf(problem, tuning);
+  const { splits, splitKeys } = splitOf(problem, tuning);
   const { toExponent, toLogit } = scoreUnits(problem);
   const words = scoreWords(new Words(), problem, {
     bias: windows["bias"]?.first ?? 0,
@@ -284,7 +327,7 @@ function decodeWords(problem: AttentionProblem, piece: Piece, tileKeys: number, 
   })
     .u32(batch.from, head.from, head.to - head.from)
     .u32(H / Hkv, Hkv, Sq, Skv, D, Dv, splits, splitKeys, tileKeys)
-    .u32(counters, parts, stateOf(problem, tuning).first)
+    .u32(counters, parts, first)
     .f32(toExponent, toLogit);
   return tensorWords(words, problem, windows, ["q", "k", "v", "out"]).u32(windows["lse"]?.first ?? 0);
 }
@@ -295,33 +338,31 @@ function sharedBytes(problem: AttentionProblem): number {
   return (Q_VECTORS + SUMS + KEYS * ROWS4 + 2 * GROUPS) * 16 + sharedWordsBytes(words);
 }
 
-function subgroupSharedBytes(problem: AttentionProblem): number {
+function subgroupSharedBytes(problem: AttentionProblem, tuning: SubgroupTuning): number {
   // With subgroups of any other size it is no more.
-  const { SUBGROUPS, ROWS, ACC_VECTORS, COLUMNS, THREADS } = subgroupParams(problem, 32, new Set());
-  const words = [SUBGROUPS * ROWS, SUBGROUPS * ROWS, ROWS, (ROWS * COLUMNS) / 32, 1, 1, 2 * THREADS];
-  return ACC_VECTORS * 16 + sharedWordsBytes(words);
+  const { SUBGROUPS, ROWS, VECTORS, COLUMNS } = subgroupParams(problem, tuning, 32, new Set());
+  return SUBGROUPS * ROWS * VECTORS * 16 + sharedWordsBytes([2 * SUBGROUPS * ROWS, (ROWS * COLUMNS) / 32, 1]);
 }
 
 /** Bytes of a tensor that every device shows to a shader. */
 const LEAST_BINDING_BYTES = 2 ** 27;
 
-function refuses(problem: AttentionProblem, tuning: SplitTuning): string | undefined {
+function refuses(problem: AttentionProblem, { words }: State): string | undefined {
   const { program } = problem;
   // Every device shows eight tensors.
   if (step(program, "bias") && step(program, "visibility")?.mask && headBuffers(problem).length > 0)
     return "does not apply bias and mask together with ALiBi or sinks";
-  if (stateOf(problem, tuning).words * 4 > LEAST_BINDING_BYTES)
-    return "keeps parts of all heads in one binding, which they exceed";
+  if (words * 4 > LEAST_BINDING_BYTES) return "keeps parts of all heads in one binding, which they exceed";
   return undefined;
 }
 
 /** Facts of a row that splits keys. */
-function splitting(tuning: SplitTuning) {
+function splitting(tuning: SplitTuning, stateOf: (problem: AttentionProblem) => State) {
   return {
     op: "attention",
     dtypes: FLOAT_DTYPES,
     steps: SCORE_STEPS,
-    refuses: (problem) => refuses(problem as AttentionProblem, tuning),
+    refuses: (problem) => refuses(problem as AttentionProblem, stateOf(problem as AttentionProblem)),
     splits: (problem) => splitOf(problem as AttentionProblem, tuning).splits,
     workspaceBytes: (problem) => headTermsBytes(problem as AttentionProblem),
   } as const satisfies Partial<WebgpuRow<AttentionProblem>>;
@@ -332,7 +373,7 @@ const TILE = { q: MAX_ROWS, kv: 64 };
 
 /** Attention of few query rows: k and v are read once, by as many workgroups as fill the card. */
 export const DECODE: WebgpuRow<AttentionProblem> = {
-  ...splitting(TUNING),
+  ...splitting(TUNING, partsOf),
   id: "decode",
   headDim: { min: 1, max: 256 },
   maxRows: MAX_ROWS,
@@ -342,31 +383,38 @@ export const DECODE: WebgpuRow<AttentionProblem> = {
   sharedBytes: (problem) => sharedBytes(problem as AttentionProblem),
   passes(plan, limits, bound) {
     const params = decodeParams(plan.problem, bound);
-    return passesOf(plan, limits, bound, { file: "decode.wgsl", params, keys: params.KEYS, tuning: TUNING });
+    return passesOf(plan, limits, bound, {
+      file: "decode.wgsl",
+      params,
+      keys: params.KEYS,
+      tuning: TUNING,
+      state: partsOf(plan.problem),
+    });
   },
 };
 
 /** A block of rows, of which a lane has columns in registers, and keys of D up to 32. */
 const SUBGROUP_TILE = { q: 4, kv: 512 };
 
+/** Lanes of the smallest subgroups there are: with them parts take most words. */
+const LEAST_LANES = 4;
+
 /** The same for narrower heads, without a barrier in the loop over keys. */
-export const DECODE_SUBGROUPS: WebgpuRow<AttentionProblem> = {
-  ...splitting(SUBGROUP_TUNING),
-  id: "decode-subgroups",
-  headDim: { min: 1, max: 128 },
-  maxRows: MAX_ROWS,
-  needs: [FEATURES.subgroupIds],
-  tile: SUBGROUP_TILE,
-  maxTile: SUBGROUP_TILE,
-  sharedBytes: (problem) => subgroupSharedBytes(problem as AttentionProblem),
-  passes(plan, limits, bound) {
-    const params = subgroupParams(plan.problem, limits.subgroupMinSize, bound);
-    const keys = params.TEAMS * params.KEYS;
-    return passesOf(plan, limits, bound, {
-      file: "decode-subgroups.wgsl",
-      params,
-      keys,
-      tuning: SUBGROUP_TUNING,
-    });
-  },
-};
+export const DECODE_SUBGROUPS: readonly WebgpuRow<AttentionProblem>[] = Object.entries(SUBGROUP_TUNING).map(
+  ([id, tuning]) => ({
+    ...splitting(tuning, (problem) => chunksOf(problem, tuning, LEAST_LANES)),
+    id,
+    headDim: { min: 1, max: 128 },
+    maxRows: MAX_ROWS,
+    needs: [FEATURES.subgroupIds],
+    tile: SUBGROUP_TILE,
+    maxTile: SUBGROUP_TILE,
+    sharedBytes: (problem) => subgroupSharedBytes(problem as AttentionProblem, tuning),
+    passes(plan, limits, bound) {
+      const params = subgroupParams(plan.problem, tuning, limits.subgroupMinSize, bound);
+      const keys = params.TEAMS * params.KEYS;
+      const state = chunksOf(plan.problem, tuning, params.SIZE);
+      return passesOf(plan, limits, bound, { file: "decode-subgroups.wgsl", params, keys, tuning, state });
+    },
+  }),
+);

@@ -33,6 +33,7 @@ var<workgroup> kept_smem: array<u32, ${KEYS}>;
 
 //#include "lib/finish.wgsl"
 //#include "lib/parts.wgsl"
+//#include "lib/join.wgsl"
 
 // Marks elements of acc whose row sees an element of v, `bad` bits of column d on, that is not finite.
 fn mark_values(b: u32, h: u32, j: u32, d: u32, bad: u32) {
@@ -314,7 +315,7 @@ fn main(
   }
 
   // finish: acc [R, Dv], m and l [R] of all groups of keys are a part
-  let group = Group(b, h, 0u, rows, (args.columns + 3u) / 4u);
+  let group = Group(b, h, rows, (args.columns + 3u) / 4u);
   let head_index = b * args.key_heads + kv_head;
   let parts_at = args.parts_first + head_index * args.parts * part_words(group);
   //#for r in ROWS4

@@ -8,7 +8,7 @@ import type { WebgpuRow } from "./row.ts";
 
 /** Every kernel of the back end, the best for a problem first. Dispatch, tests and the support table read these rows. */
 export const KERNELS: readonly WebgpuRow[] = [
-  DECODE_SUBGROUPS,
+  ...DECODE_SUBGROUPS,
   DECODE,
   ...MATRIX,
   ...FORWARD,

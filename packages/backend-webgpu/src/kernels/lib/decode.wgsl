@@ -20,7 +20,7 @@ struct DecodeArgs {
   split_keys: u32,
   // Keys of a tile, at most KEYS.
   tile_kv: u32,
-  // Counters and parts of a block of rows of a key head in `state`, and where the parts begin.
+  // Counters and parts of a key head in `state` (of a block of its rows), and where the parts begin.
   counters: u32,
   parts: u32,
   parts_first: u32,
@@ -36,7 +36,7 @@ struct DecodeArgs {
 }
 
 @group(0) @binding(0) var<uniform> args: DecodeArgs;
-// All 0 before and after: counters [B, Hkv, blocks, counters] and parts [B, Hkv, blocks, parts] (lib/parts.wgsl).
+// All 0 before and after: counters [B, Hkv, blocks, counters], then parts of as many (lib/parts.wgsl).
 @group(0) @binding(5) var<storage, read_write> state: array<atomic<u32>>;
 //#include "lib/tensors.wgsl"
 
