@@ -36,7 +36,7 @@ interface Dispatch {
   readonly uniforms: GPUBuffer;
   readonly buffers: readonly BufferWindow[];
   readonly stateBytes: number;
-  readonly workgroups: readonly [number, number];
+  readonly workgroups: readonly [number, number, number];
   readonly flops: number;
 }
 
@@ -187,21 +187,22 @@ export class Launcher {
     return (this.#state = this.#device.gpu.createBuffer({ size: sizeClass(bytes), usage: USAGE.STORAGE }));
   }
 
-  #dispatchesOf({ shader, params, uniforms, buffers, stateBytes = 0, workgroups, flops }: Pass): Dispatch[] {
+  #dispatchesOf({ shader, params, uniforms, buffers, stateBytes = 0, workgroups, grid, flops }: Pass): Dispatch[] {
     const compiled = this.#pipeline(shader, params);
     const most = Math.max(1, Math.floor(this.#flopsADispatch / (flops / workgroups)));
+    const whole = grid && workgroups <= most && grid.every((size) => size <= MAX_WORKGROUPS) ? grid : undefined;
     const dispatches: Dispatch[] = [];
     for (let first = 0; first < workgroups; first += most) {
       const end = Math.min(first + most, workgroups);
       const x = Math.min(end - first, MAX_WORKGROUPS);
-      const words = Uint32Array.of(first, end, 0, 0, ...uniforms);
+      const words = Uint32Array.of(first, end, whole ? 1 : 0, 0, ...uniforms);
       dispatches.push({
         compiled,
         groups: new Map(),
         uniforms: this.#uniforms(words),
         buffers,
         stateBytes,
-        workgroups: [x, Math.ceil((end - first) / x)],
+        workgroups: whole ?? [x, Math.ceil((end - first) / x), 1],
         flops: (flops / workgroups) * (end - first),
       });
     }

@@ -72,15 +72,15 @@ fn main(
   @builtin(subgroup_invocation_id) lane: u32,
 ) {
   // setup: q [R, D]; m, l [R] and acc [R, Dv] of each team
-  let index = workgroup_index(args.launch, id, count);
-  if (index >= args.launch.end) {
+  let place = workgroup_place(args.launch, id, count, vec2u(args.splits * ${BLOCKS}u, args.heads));
+  if (place.z == NOWHERE) {
     return;
   }
   // Blocks of rows on the same keys are neighbours: what one has read the others find in the cache.
-  let block = index % ${BLOCKS}u;
-  let split = index / ${BLOCKS}u % args.splits;
-  let kv_head = args.head_from + index / ${BLOCKS}u / args.splits % args.heads;
-  let b = args.batch_from + index / ${BLOCKS}u / args.splits / args.heads;
+  let block = place.x % ${BLOCKS}u;
+  let split = place.x / ${BLOCKS}u;
+  let kv_head = args.head_from + place.y;
+  let b = args.batch_from + place.z;
   let h = kv_head * args.group;
   // Rows [first_row, first_row + rows) of the key head.
   let first_row = block * ${ROWS}u;
@@ -358,49 +358,46 @@ fn main(
   workgroupBarrier();
   let block_index = (b * args.key_heads + kv_head) * ${BLOCKS}u + block;
   // A subgroup has a chunk at a time: a column of one row each lane. All chunks that there are have been written before one is counted.
-  for (var n = own; n < ${CHUNKS}u; n += ${SUBGROUPS}u) {
-    let r = n / ${COLUMNS / SIZE}u;
-    let column = n % ${COLUMNS / SIZE}u * ${SIZE}u + slot;
-    if (r < rows && column - slot < args.columns) {
-      //#for w in OWN_SHARES
-      let sums${w} = sums_smem[r * ${SUBGROUPS}u + slot % ${SUBGROUPS / OWN_SHARES}u + ${w * SUBGROUPS / OWN_SHARES}u];
-      //#endfor
-      var top = sums0.x;
-      //#for w in OWN_SHARES - 1
-      top = max(top, sums${w + 1}.x);
-      //#endfor
-      //#for x in LOG_OWN
-      top = max(top, subgroupShuffleXor(top, ${1 << x}u));
-      //#endfor
-      var sum = 0.0;
-      //#for w in OWN_SHARES
-      let weight${w} = weight(sums${w}.x, top);
-      sum += weight${w} * sums${w}.y;
-      //#endfor
-      //#for x in LOG_OWN
-      sum += subgroupShuffleXor(sum, ${1 << x}u);
-      //#endfor
-      var acc = 0.0;
-      //#for x in SUBGROUPS
-      acc = fma(
-        subgroupShuffle(weight${x / (SUBGROUPS / OWN_SHARES)}, lane - slot + ${x % (SUBGROUPS / OWN_SHARES)}u),
-        acc_smem[(${x * ROWS}u + r) * ${VECTORS}u + column / 4u][column % 4u],
-        acc,
-      );
-      //#endfor
-      let bit = r * ${COLUMNS}u + column;
-      let bad = ((atomicLoad(&bad_out_smem[bit / 32u]) >> (bit % 32u)) & 1u) != 0u;
-      let bad_row = ((atomicLoad(&bad_rows_smem) >> r) & 1u) != 0u;
-      leave_chunk(chunk_at(block_index, n), split, slot, word_of(acc, bad), select(top, BAD, bad_row), sum);
+  // Where there is none shuffles run all the same: a branch round them costs more.
+  for (var turn = 0u; turn < ${(CHUNKS + SUBGROUPS - 1) / SUBGROUPS}u; turn++) {
+    let place = chunk_of(turn, own, slot, rows);
+    //#for w in OWN_SHARES
+    let sums${w} = sums_smem[place.r * ${SUBGROUPS}u + slot % ${SUBGROUPS / OWN_SHARES}u + ${w * SUBGROUPS / OWN_SHARES}u];
+    //#endfor
+    var top = sums0.x;
+    //#for w in OWN_SHARES - 1
+    top = max(top, sums${w + 1}.x);
+    //#endfor
+    //#for x in LOG_OWN
+    top = max(top, subgroupShuffleXor(top, ${1 << x}u));
+    //#endfor
+    var sum = 0.0;
+    //#for w in OWN_SHARES
+    let weight${w} = weight(sums${w}.x, top);
+    sum += weight${w} * sums${w}.y;
+    //#endfor
+    //#for x in LOG_OWN
+    sum += subgroupShuffleXor(sum, ${1 << x}u);
+    //#endfor
+    var acc = 0.0;
+    //#for x in SUBGROUPS
+    acc = fma(
+      subgroupShuffle(weight${x / (SUBGROUPS / OWN_SHARES)}, lane - slot + ${x % (SUBGROUPS / OWN_SHARES)}u),
+      acc_smem[(${x * ROWS}u + place.r) * ${VECTORS}u + place.column / 4u][place.column % 4u],
+      acc,
+    );
+    //#endfor
+    let bit = place.r * ${COLUMNS}u + place.column;
+    let bad = ((atomicLoad(&bad_out_smem[bit / 32u]) >> (bit % 32u)) & 1u) != 0u;
+    let bad_row = ((atomicLoad(&bad_rows_smem) >> place.r) & 1u) != 0u;
+    if (place.there) {
+      leave_chunk(chunk_at(block_index, place.n), split, slot, word_of(acc, bad), select(top, BAD, bad_row), sum);
     }
   }
   storageBarrier();
   let group = Group(b, h, first_row, rows);
-  for (var n = own; n < ${CHUNKS}u; n += ${SUBGROUPS}u) {
-    let r = n / ${COLUMNS / SIZE}u;
-    let column = n % ${COLUMNS / SIZE}u * ${SIZE}u;
-    if (r < rows && column < args.columns) {
-      join_chunk(group, block_index * ${CHUNKS}u + n, chunk_at(block_index, n), r, column + slot, lane, slot);
-    }
+  for (var turn = 0u; turn < ${(CHUNKS + SUBGROUPS - 1) / SUBGROUPS}u; turn++) {
+    let place = chunk_of(turn, own, slot, rows);
+    join_chunk(group, block_index * ${CHUNKS}u + place.n, chunk_at(block_index, place.n), place, lane, slot);
   }
 }

@@ -54,8 +54,10 @@ const TUNING = {
 interface SubgroupTuning extends SplitTuning {
   /** Lanes that share a key, at most. */
   readonly lanes: number;
-  /** Units of k, and of v, that a lane has on their way at a time; and whether it asks for none behind the last key, which takes registers. */
+  /** Units of k, and of v, that a lane has on their way at a time, and with a block of four rows, whose acc takes more registers. */
   readonly ahead: number;
+  readonly aheadOfFour: number;
+  /** It asks for none behind the last key, which takes registers too. */
   readonly skip: boolean;
   /** Subgroups of a workgroup, and its threads, at most. */
   readonly subgroups: number;
@@ -67,8 +69,8 @@ const COMMON = { rows: 4, lanes: 16, workgroups: 128, least: 128, grain: 8, fan:
 
 /** Rows of the table on subgroups, best first: the second takes half as much workgroup memory. */
 const SUBGROUP_TUNING: Readonly<Record<string, SubgroupTuning>> = {
-  "decode-subgroups-16": { ...COMMON, ahead: 4, skip: false, subgroups: 16, threads: 512 },
-  "decode-subgroups-8": { ...COMMON, ahead: 8, skip: true, subgroups: 8, threads: 256 },
+  "decode-subgroups-16": { ...COMMON, ahead: 4, aheadOfFour: 2, skip: false, subgroups: 16, threads: 512 },
+  "decode-subgroups-8": { ...COMMON, ahead: 8, aheadOfFour: 8, skip: true, subgroups: 8, threads: 256 },
 };
 
 /** How the keys that some row sees are split: by the shape alone, so that the bits of a result do not depend on the device. */
@@ -78,11 +80,17 @@ interface Split {
   readonly splitKeys: number;
 }
 
+/** However many keys there are. */
+function mostSplits(problem: AttentionProblem, tuning: SplitTuning): number {
+  const { B, Hkv } = problem;
+  return Math.max(1, Math.floor(tuning.workgroups / Math.max(1, B * Hkv * blocksOf(problem, tuning))));
+}
+
 function splitOf(problem: AttentionProblem, tuning: SplitTuning): Split {
-  const { B, Hkv, Sq, Skv, program } = problem;
-  const { workgroups, least, grain } = tuning;
+  const { Sq, Skv, program } = problem;
+  const { least, grain } = tuning;
   const { begin, end } = keyRange(step(program, "visibility")?.band ?? EVERYTHING, 0, Sq, Skv);
-  const most = Math.max(1, Math.floor(workgroups / Math.max(1, B * Hkv * blocksOf(problem, tuning))));
+  const most = mostSplits(problem, tuning);
   const splitKeys = Math.max(least, Math.ceil((end - begin) / most / grain) * grain);
   const splits = Math.max(1, Math.ceil((end - begin) / splitKeys));
   return { splits, splitKeys };
@@ -215,7 +223,7 @@ function subgroupParams(
   subgroupSize: number,
   bound: ReadonlySet<string>,
 ) {
-  const { lanes: mostLanes, ahead, skip, fan, ...most } = tuning;
+  const { lanes: mostLanes, ahead, aheadOfFour, skip, fan, ...most } = tuning;
   const tensor = tensorParams(problem);
   const unit = tensor.UNIT;
   const columns = powerOf2(problem.Dv);
@@ -225,7 +233,7 @@ function subgroupParams(
   const lanes = Math.min(mostLanes, units, size);
   const rows = blockRowsOf(problem, tuning);
   const unitsOfLane = units / lanes;
-  const keys = Math.max(1, Math.floor(ahead / unitsOfLane));
+  const keys = Math.max(1, Math.floor((rows === 4 ? aheadOfFour : ahead) / unitsOfLane));
   const subgroups = Math.min(most.subgroups, most.threads / size);
   const threads = subgroups * size;
   // Lanes that have m and l of subgroups, or of parts, side by side: one or several each.
@@ -257,6 +265,7 @@ function subgroupParams(
     LOG_OWN: Math.log2(across),
     TAKEN: fan,
     SHARES: fan / acrossParts,
+    ONE_SET: mostSplits(problem, tuning) <= fan,
     LOG_TAKEN: Math.log2(acrossParts),
     // Units of k that lanes read end at D.
     WHOLE: problem.D === units * unit,
@@ -289,8 +298,9 @@ function passesOf(
   const pieces = piecesOf(problem, [...names, ...extras], limits, Infinity);
   const flops = countFlops(problem);
   const made = headTermsPasses(problem);
+  const across = blocksOf(problem, tuning) * splitOf(problem, tuning).splits;
   for (const piece of pieces) {
-    const heads = (piece.batch.to - piece.batch.from) * (piece.head.to - piece.head.from);
+    const [batches, heads] = [piece.batch.to - piece.batch.from, piece.head.to - piece.head.from];
     const seen = (name: string) => (pieces.length === 1 ? { name } : piece.windows[name]);
     made.push({
       shader: file,
@@ -303,8 +313,9 @@ function passesOf(
         ...headBuffers(problem).map((name) => ({ name })),
       ],
       stateBytes: Math.max(1, state.words) * 4,
-      workgroups: heads * blocksOf(problem, tuning) * splitOf(problem, tuning).splits,
-      flops: (flops * heads) / (B * Hkv),
+      workgroups: across * heads * batches,
+      grid: [across, heads, batches],
+      flops: (flops * heads * batches) / (B * Hkv),
     });
   }
   return made;

@@ -51,13 +51,13 @@ fn main(
   @builtin(local_invocation_index) thread: u32,
 ) {
   // setup: q [R, D]; m, l [R] and acc [R, Dv] of each group of keys
-  let index = workgroup_index(args.launch, id, count);
-  if (index >= args.launch.end) {
+  let place = workgroup_place(args.launch, id, count, vec2u(args.splits, args.heads));
+  if (place.z == NOWHERE) {
     return;
   }
-  let split = index % args.splits;
-  let kv_head = args.head_from + index / args.splits % args.heads;
-  let b = args.batch_from + index / args.splits / args.heads;
+  let split = place.x;
+  let kv_head = args.head_from + place.y;
+  let b = args.batch_from + place.z;
   let h = kv_head * args.group;
   let rows = args.rows * args.group;
   let feature_units = (args.depth + ${UNIT - 1}u) / ${UNIT}u;

@@ -47,6 +47,8 @@ export interface Pass {
   readonly stateBytes?: number | undefined;
   /** In all; the shader counts them in one dimension. */
   readonly workgroups: number;
+  /** The same in three, for a shader that then need not count: taken where the grid is one dispatch. */
+  readonly grid?: readonly [number, number, number] | undefined;
   /** Arithmetic of the pass, by which long ones are cut. */
   readonly flops: number;
 }

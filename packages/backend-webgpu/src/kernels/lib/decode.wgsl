@@ -49,7 +49,10 @@ const SIGN: f32 = 1.0;
 
 // Unit n of a row of k.
 fn fetch_k(k_at: u32, j: u32, n: u32) -> vec4u {
-  //#if WHOLE
+  //#if WHOLE && VECTOR
+  // Counted in units there is less to compute for each.
+  return k[k_at / ${UNIT}u + j * (args.k_row / ${UNIT}u) + n];
+  //#elif WHOLE
   return load_k(k_at + j * args.k_row + n * ${UNIT}u, ${UNIT}u);
   //#else
   return load_k(k_at + j * args.k_row + n * ${UNIT}u, elements_at(n * ${UNIT}u, args.depth));
@@ -58,7 +61,11 @@ fn fetch_k(k_at: u32, j: u32, n: u32) -> vec4u {
 
 // The unit of a row of v from a column on. Columns behind Dv are not kept.
 fn fetch_v(v_at: u32, j: u32, column: u32) -> vec4u {
+  //#if VECTOR
+  return v[v_at / ${UNIT}u + j * (args.v_row / ${UNIT}u) + column / ${UNIT}u];
+  //#else
   return load_v(v_at + j * args.v_row + column, ${UNIT}u);
+  //#endif
 }
 
 // Bit n: element n of a unit is not finite.

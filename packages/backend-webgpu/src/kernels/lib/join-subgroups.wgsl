@@ -2,6 +2,22 @@
 // so that subgroups do not wait for each other and those of several workgroups may join. The weights of the parts are found by the
 // lanes side by side, and told by one to the others. In `state` a chunk is m and l [splits, 2], then acc [splits, SIZE].
 
+// Which chunk of a block a subgroup has, and whether there is one; the row, and the column of the lane.
+struct Chunk {
+  n: u32,
+  there: bool,
+  r: u32,
+  column: u32,
+}
+
+fn chunk_of(turn: u32, subgroup: u32, slot: u32, rows: u32) -> Chunk {
+  let n = turn * ${SUBGROUPS}u + subgroup;
+  let taken = min(n, ${CHUNKS - 1}u);
+  let r = taken / ${COLUMNS / SIZE}u;
+  let column = taken % ${COLUMNS / SIZE}u * ${SIZE}u;
+  return Chunk(taken, n == taken && r < rows && column < args.columns, r, column + slot);
+}
+
 fn chunk_at(block: u32, n: u32) -> u32 {
   return args.parts_first + (block * ${CHUNKS}u + n) * args.splits * ${SIZE + 2}u;
 }
@@ -67,9 +83,9 @@ fn finish_column(group: Group, r: u32, column: u32, acc: f32, nan: bool, m: f32,
 }
 
 // Counts the part of a chunk that this workgroup has left. Who counts the last of them joins all, TAKEN at a time.
-fn join_chunk(group: Group, counter: u32, chunk: u32, r: u32, column: u32, lane: u32, slot: u32) {
+fn join_chunk(group: Group, counter: u32, chunk: u32, place: Chunk, lane: u32, slot: u32) {
   var counted = 0u;
-  if (slot == 0u) {
+  if (place.there && slot == 0u) {
     counted = atomicAdd(&state[counter], 1u) + 1u;
   }
   if (subgroupShuffle(counted, lane - slot) != args.splits) {
@@ -82,7 +98,12 @@ fn join_chunk(group: Group, counter: u32, chunk: u32, r: u32, column: u32, lane:
   var l = 0.0;
   var acc = 0.0;
   var nan = false;
+  //#if ONE_SET
+  {
+    const first = 0u;
+  //#else
   for (var first = 0u; first < args.splits; first += ${TAKEN}u) {
+  //#endif
     // Behind the last part it is the last again.
     let last = min(${TAKEN}u, args.splits - first) - 1u;
     let at = chunk + 2u * args.splits + first * ${SIZE}u + slot;
@@ -118,9 +139,8 @@ fn join_chunk(group: Group, counter: u32, chunk: u32, r: u32, column: u32, lane:
     //#for x in TAKEN
     atomicStore(&state[at + min(${x}u, last) * ${SIZE}u], 0u);
     //#endfor
-    //#for w in SHARES
-    atomicStore(&state[sums${w}], 0u);
-    atomicStore(&state[sums${w} + 1u], 0u);
+    //#for w in 2 * TAKEN / SIZE
+    atomicStore(&state[chunk + 2u * first + min(slot + ${w * SIZE}u, 2u * last + 1u)], 0u);
     //#endfor
     var top = m;
     //#for w in SHARES
@@ -147,5 +167,5 @@ fn join_chunk(group: Group, counter: u32, chunk: u32, r: u32, column: u32, lane:
     //#endfor
     nan = nan || most == NAN_WORD - 1u;
   }
-  finish_column(group, r, column, acc, nan || !is_finite(bitcast<u32>(acc)), m, l);
+  finish_column(group, place.r, place.column, acc, nan || !is_finite(bitcast<u32>(acc)), m, l);
 }
