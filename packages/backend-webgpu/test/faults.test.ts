@@ -17,7 +17,7 @@ import { Device } from "../src/device.ts";
 import { SHADERS } from "../src/generated/shaders.ts";
 import { findGpu } from "../src/gpu.ts";
 import { webgpu } from "../src/index.ts";
-import { Words, type WebgpuRow } from "../src/kernels/row.ts";
+import { Words, type Pass, type WebgpuRow } from "../src/kernels/row.ts";
 import { KERNELS } from "../src/kernels/table.ts";
 
 const driver = useDriver("swiftshader");
@@ -185,7 +185,7 @@ describe.skipIf(!driver.here)("on a device of the caller's", () => {
   });
 
   describe("with kernels made for it", () => {
-    const row = (id: string, shader: string, workgroups: number, flops: number): WebgpuRow => ({
+    const row = (id: string, workgroups: number, flops: number, grid?: Pass["grid"]): WebgpuRow => ({
       id,
       op: "cast",
       dtypes: ["float32"],
@@ -194,13 +194,19 @@ describe.skipIf(!driver.here)("on a device of the caller's", () => {
       maxTile: { q: 1, kv: 1 },
       workspaceBytes: () => 0,
       passes: () => [
-        { shader, params: {}, uniforms: new Words().build(), buffers: [{ name: "y" }], workgroups, flops },
+        { shader: id, params: {}, uniforms: new Words().build(), buffers: [{ name: "y" }], workgroups, grid, flops },
       ],
     });
-    const runs = async (id: string, text: string, elements: number, flops = elements): Promise<Uint32Array> => {
+    const runs = async (
+      id: string,
+      text: string,
+      elements: number,
+      flops = elements,
+      grid?: Pass["grid"],
+    ): Promise<Uint32Array> => {
       (SHADERS as Record<string, string>)[id] = text;
       const adapter = describeDevice(device, device.adapterInfo, "portable", false);
-      const kernel = row(id, id, elements, flops);
+      const kernel = row(id, elements, flops, grid);
       const backend = new WebgpuBackend(new Device(device, false), adapter, [kernel]);
       const y = backend.allocate(elements * 4, "zero");
       const problem: CastProblem = { op: "cast", dtype: "float32", resultDType: "float32", elements };
@@ -236,6 +242,24 @@ describe.skipIf(!driver.here)("on a device of the caller's", () => {
       submit.mockRestore();
     });
 
+    test.each([
+      ["is one dispatch where it fits", [3, 5, 7], 105, true],
+      ["is counted where a side is longer than a dispatch's", [70_001, 2, 1], 1, false],
+      ["is counted where it is too long for one dispatch", [17, 3, 2], 1e12, false],
+    ] as const)("a grid of three dimensions %s, each workgroup run once", async (_, grid, flops, whole) => {
+      const [x, y, z] = grid;
+      const text = `${SHADERS["lib/launch.wgsl"]}
+        struct Uniforms { launch: Launch }
+        @group(0) @binding(0) var<uniform> uniforms: Uniforms;
+        @group(0) @binding(1) var<storage, read_write> y: array<u32>;
+        @compute @workgroup_size(1) fn main(@builtin(workgroup_id) id: vec3u, @builtin(num_workgroups) count: vec3u) {
+          let place = workgroup_place(uniforms.launch, id, count, vec2u(${x}u, ${y}u));
+          if (place.z != NOWHERE) { y[place.x + ${x}u * (place.y + ${y}u * place.z)] += 1u + uniforms.launch.whole; }
+        }`;
+      const got = await runs(`place-${grid.join("-")}.wgsl`, text, x * y * z, flops, grid);
+      expect(got.every((value) => value === (whole ? 2 : 1))).toBe(true);
+    });
+
     test("a shader that does not compile is an error that names it, and says what is wrong", async () => {
       const text = "@compute @workgroup_size(1) fn main() { nothing(); }";
       const reason = { code: "FA_BACKEND", message: expect.stringMatching(/broken\.wgsl.*nothing/s) };
@@ -245,7 +269,7 @@ describe.skipIf(!driver.here)("on a device of the caller's", () => {
     test("a shader that does not compile fails each of two calls at once, and nothing else", async () => {
       (SHADERS as Record<string, string>)["broken-twice.wgsl"] = "fn main() { nothing(); }";
       const adapter = describeDevice(device, device.adapterInfo, "portable", false);
-      const kernel = row("broken-twice.wgsl", "broken-twice.wgsl", 4, 4);
+      const kernel = row("broken-twice.wgsl", 4, 4);
       const backend = new WebgpuBackend(new Device(device, false), adapter, [kernel]);
       const y = backend.allocate(16, "zero");
       const { tile } = kernel;
