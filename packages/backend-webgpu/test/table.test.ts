@@ -57,6 +57,9 @@ test("few rows a key head decode on subgroups where these have numbers, and by w
   expect(rowOf(2, 4, 37, "subgroups", "subgroup-id")).toBe("decode-subgroups-16");
   expect(rowOf(8, 1, 128, "subgroups")).toBe("decode");
   expect(rowOf(8, 2, 128, "subgroups", "subgroup-id")).toBe("decode-subgroups-16");
+  // 16 rows a key head, and 20.
+  expect(rowOf(8, 4, 128, "subgroups", "subgroup-id")).toBe("decode-subgroups-16");
+  expect(rowOf(8, 5, 128, "subgroups", "subgroup-id")).toBe("forward-short-128");
   expect(rowOf(8, 1, 129, "subgroups", "subgroup-id")).toBe("decode");
   sharedBytes = 32_768;
   expect(rowOf(8, 1, 128, "subgroups", "subgroup-id")).toBe("decode-subgroups-8");
