@@ -80,7 +80,7 @@ interface Split {
   readonly splitKeys: number;
 }
 
-/** However many keys there are. */
+/** Pieces at most, however many keys there are: a growing cache compiles nothing. */
 function mostSplits(problem: AttentionProblem, tuning: SplitTuning): number {
   const { B, Hkv } = problem;
   return Math.max(1, Math.floor(tuning.workgroups / Math.max(1, B * Hkv * blocksOf(problem, tuning))));

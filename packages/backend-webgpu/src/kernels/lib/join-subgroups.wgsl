@@ -139,7 +139,7 @@ fn join_chunk(group: Group, counter: u32, chunk: u32, place: Chunk, lane: u32, s
     //#for x in TAKEN
     atomicStore(&state[at + min(${x}u, last) * ${SIZE}u], 0u);
     //#endfor
-    //#for w in 2 * TAKEN / SIZE
+    //#for w in (2 * TAKEN + SIZE - 1) / SIZE
     atomicStore(&state[chunk + 2u * first + min(slot + ${w * SIZE}u, 2u * last + 1u)], 0u);
     //#endfor
     var top = m;
